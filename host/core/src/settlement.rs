@@ -1,0 +1,30 @@
+//! Keeps readers of the ledger in step with the journal: a record is accepted when it is durable in the
+//! journal, and posted when the ledger has it. A reader waits until what was accepted before is posted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Two counters that only grow; `posted` follows `accepted`.
+#[derive(Debug, Default)]
+pub struct Settlement {
+    accepted: AtomicU64,
+    posted: AtomicU64,
+}
+
+impl Settlement {
+    /// The journal has made `n` more records durable.
+    pub fn accept(&self, n: u64) {
+        self.accepted.fetch_add(n, Ordering::SeqCst);
+    }
+    /// The ledger has taken `n` more of them.
+    pub fn post(&self, n: u64) {
+        self.posted.fetch_add(n, Ordering::SeqCst);
+    }
+    /// How many records have been accepted up to now: the mark to wait for.
+    pub fn mark(&self) -> u64 {
+        self.accepted.load(Ordering::SeqCst)
+    }
+    /// Whether everything up to a mark is posted.
+    pub fn reached(&self, mark: u64) -> bool {
+        self.posted.load(Ordering::SeqCst) >= mark
+    }
+}

@@ -1,0 +1,73 @@
+//! The usage record: what one invocation consumed, and what it was charged.
+
+use crate::{Charge, FunctionName, InvocationId, Outcome, TenantName};
+use serde::{Deserialize, Serialize};
+
+/// What is metered and priced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Quantities {
+    /// Thread CPU time of the guest, instantiation included, in nanoseconds.
+    pub guest_cpu_ns: u64,
+    /// Thread CPU time of inference on whichever threads it ran, in nanoseconds.
+    pub inference_cpu_ns: u64,
+    /// Thread CPU time of the cold start that this request triggered, in nanoseconds; 0 where it found the function warm.
+    pub cold_start_cpu_ns: u64,
+    /// Peak size of the instance's linear memories, in bytes.
+    pub peak_memory_bytes: u64,
+    /// The instance's life without the platform's queueing, in nanoseconds.
+    pub memory_ns: u64,
+    /// Bytes of the request's body that were read.
+    pub bytes_in: u64,
+    /// Bytes of the response's body that were sent.
+    pub bytes_out: u64,
+}
+
+impl Quantities {
+    /// All CPU time that is billed, in nanoseconds.
+    pub fn billed_cpu_ns(&self) -> u64 {
+        self.guest_cpu_ns + self.inference_cpu_ns + self.cold_start_cpu_ns
+    }
+}
+
+/// Wall-clock durations of an invocation's phases, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Phases {
+    /// Waiting for admission and for an inference thread.
+    pub queue_ns: u64,
+    /// Waiting for the function to become warm.
+    pub cold_ns: u64,
+    /// Of the cold start: mapping and linking the code.
+    pub cold_code_ns: u64,
+    /// Of the cold start: mapping and loading the models.
+    pub cold_model_ns: u64,
+    /// From the instance's creation to the guest's return, less inference and its queue.
+    pub guest_ns: u64,
+    /// Running models.
+    pub infer_ns: u64,
+    /// From the request's arrival to the end of the guest.
+    pub total_ns: u64,
+}
+
+/// One invocation as it is billed. Its id is permanent and unique; posting it twice changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRecord {
+    pub id: InvocationId,
+    pub tenant: TenantName,
+    pub function: FunctionName,
+    pub version: u32,
+    /// Start of the invocation: nanoseconds since 1970 by the wall clock.
+    pub started_unix_ns: i64,
+    pub outcome: Outcome,
+    /// HTTP status sent to the client.
+    pub status: u16,
+    /// Whether this request triggered a cold start.
+    pub cold: bool,
+    /// How many times a model ran.
+    pub inferences: u32,
+    #[serde(flatten)]
+    pub quantities: Quantities,
+    #[serde(flatten)]
+    pub phases: Phases,
+    /// In the currency of the price plan in force when it was recorded.
+    pub charge: Charge,
+}
