@@ -1,0 +1,104 @@
+//! The binary under test and the guests it runs, each built once.
+
+use crate::{in_root, root};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+/// The `vesta` binary beside the tests; built here only where `cargo test` was told not to.
+pub fn vesta() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let beside = std::env::current_exe().expect("the test's own path");
+        let beside = beside.ancestors().nth(2).expect("target/debug/deps/it").join("vesta");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or(in_root("target"), PathBuf::from);
+        let path = if beside.exists() { beside } else { target.join("debug/vesta") };
+        let sources = newest(&in_root("host"));
+        if std::fs::metadata(&path).and_then(|m| m.modified()).is_ok_and(|built| built >= sources) {
+            return path;
+        }
+        // `cargo test -p vesta-tests` alone does not build another package's binary.
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "-p", "vesta", "--bin", "vesta"]).current_dir(root());
+        let status = build.status().expect("run cargo");
+        assert!(status.success(), "cargo build -p vesta failed");
+        let built = target.join("debug/vesta");
+        assert!(built.exists(), "{} is missing", built.display());
+        built
+    })
+}
+
+fn newest(dir: &Path) -> SystemTime {
+    let mut latest = SystemTime::UNIX_EPOCH;
+    for entry in std::fs::read_dir(dir).expect("the sources").flatten() {
+        let path = entry.path();
+        let relevant = path.extension().is_some_and(|e| e == "rs" || e == "sql");
+        if path.is_dir() {
+            latest = latest.max(newest(&path));
+        } else if relevant && !path.components().any(|c| c.as_os_str() == "tests") {
+            latest = latest.max(entry.metadata().and_then(|m| m.modified()).unwrap_or(latest));
+        }
+    }
+    latest
+}
+
+/// Builds a workspace of guests with plain cargo; what its build wrote lies below the returned directory.
+fn build(workspace: &Path, target: &Path) -> PathBuf {
+    std::fs::create_dir_all(target).expect("create the guests' target directory");
+    // Another run of the tests may be building the same: cargo's own lock covers one build, ours the set.
+    let lock = File::create(target.join("tests.lock")).expect("create a lock file");
+    lock.lock().expect("lock");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let run = || {
+        let mut command = Command::new(&cargo);
+        command.args(["build", "--release", "--target", "wasm32-wasip2", "--quiet"]);
+        for name in ["CARGO_BUILD_BUILD_DIR", "CARGO_BUILD_TARGET", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS"] {
+            command.env_remove(name);
+        }
+        command.env("CARGO_TARGET_DIR", target).current_dir(workspace);
+        command.output().expect("run cargo")
+    };
+    let mut out = run();
+    if String::from_utf8_lossy(&out.stderr).contains("target may not be installed") {
+        let added = Command::new("rustup").args(["target", "add", "wasm32-wasip2"]).status();
+        assert!(added.is_ok_and(|s| s.success()), "wasm32-wasip2 is missing, and rustup could not add it");
+        out = run();
+    }
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "guests in {} do not build:\n{errors}", workspace.display());
+    target.join("wasm32-wasip2/release")
+}
+
+/// The component of `tests/fixtures/{name}`.
+pub fn fixture(name: &str) -> Vec<u8> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let dir = BUILT.get_or_init(|| build(&in_root("tests/fixtures"), &in_root("target/guests/fixtures")));
+    read(&dir.join(format!("{}.wasm", name.replace('-', "_"))))
+}
+
+/// A function of `examples/`.
+pub struct Example {
+    /// Its folder, with `vesta.toml`.
+    pub dir: PathBuf,
+    pub component: Vec<u8>,
+}
+
+/// The examples are built where their manifests look for them, as a developer would.
+pub fn example(name: &str) -> Example {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build(&in_root("examples"), &in_root("examples/target")));
+    let component = read(&built.join(format!("{}.wasm", name.replace('-', "_"))));
+    Example { dir: in_root("examples").join(name), component }
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The bytes of an example's model, if they are on this machine.
+pub fn model(path: &str) -> Option<Vec<u8>> {
+    std::fs::read(in_root("examples").join(path)).ok()
+}

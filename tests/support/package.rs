@@ -1,0 +1,117 @@
+//! Packages made in a test and deployed over the API, the way any client would.
+
+use crate::{Api, PATIENCE, Reply, wait_for};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// A function's package in the making.
+#[derive(Clone)]
+pub struct Package {
+    manifest: Value,
+    blobs: Vec<Vec<u8>>,
+}
+
+/// `sha256:` and 64 hexadecimal digits.
+pub fn digest(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter().fold("sha256:".to_string(), |s, b| s + &format!("{b:02x}"))
+}
+
+fn blob_ref(bytes: &[u8]) -> Value {
+    json!({ "digest": digest(bytes), "size": bytes.len() })
+}
+
+impl Package {
+    pub fn new(name: &str, component: &[u8]) -> Self {
+        let manifest = json!({
+            "format": "vesta-package/1",
+            "name": name,
+            "component": blob_ref(component),
+            "models": [],
+            "limits": {
+                "memory_bytes": 128 << 20, "cpu_ms": 1_000, "wall_ms": 30_000,
+                "request_body_bytes": 4 << 20, "response_body_bytes": 16 << 20, "concurrency": 64,
+            },
+            "scaling": { "minimum": 0, "keep_alive_ms": 60_000 },
+            "outbound": [],
+            "variables": {},
+            "public": false,
+        });
+        Self { manifest, blobs: vec![component.to_vec()] }
+    }
+
+    pub fn model(mut self, name: &str, bytes: &[u8]) -> Self {
+        let entry = json!({ "name": name, "encoding": "onnx", "blob": blob_ref(bytes) });
+        self.manifest["models"].as_array_mut().expect("an array").push(entry);
+        self.blobs.push(bytes.to_vec());
+        self
+    }
+
+    /// One of the manifest's limits.
+    pub fn limit(self, field: &str, value: u64) -> Self {
+        self.set(&format!("/limits/{field}"), json!(value))
+    }
+
+    pub fn keep_alive_ms(self, ms: u64) -> Self {
+        self.set("/scaling/keep_alive_ms", json!(ms))
+    }
+
+    /// Any place of the manifest, by JSON pointer.
+    pub fn set(mut self, pointer: &str, value: Value) -> Self {
+        *self.manifest.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = value;
+        self
+    }
+
+    pub fn manifest(&self) -> &Value {
+        &self.manifest
+    }
+    pub fn blobs(&self) -> &[Vec<u8>] {
+        &self.blobs
+    }
+    pub fn name(&self) -> &str {
+        self.manifest["name"].as_str().expect("a name")
+    }
+
+    /// Begins a deployment; the host's answer.
+    pub fn begin(&self, api: &Api) -> Reply {
+        api.post_json("/api/v1/deployments", &self.manifest)
+    }
+
+    /// Deploys to the end, whatever it is: the deployment, `ready` or `failed`.
+    pub fn try_deploy(&self, api: &Api) -> Value {
+        let begun = self.begin(api).expect(201).json();
+        let id = begun["id"].as_str().expect("a deployment's id").to_string();
+        for missing in begun["missing"].as_array().expect("missing blobs") {
+            let wanted = missing["digest"].as_str().expect("a digest");
+            let blob = self.blobs.iter().find(|b| digest(b) == wanted).expect("a blob of this package");
+            api.put(&format!("/api/v1/deployments/{id}/blobs/{wanted}"), blob).expect(204);
+        }
+        api.post_json(&format!("/api/v1/deployments/{id}/commit"), &json!({ "alias": "live" })).expect(202);
+        finished(api, &id)
+    }
+
+    /// Deploys; panics unless it becomes ready. The new version's number.
+    #[track_caller]
+    pub fn deploy(&self, api: &Api) -> u64 {
+        let done = self.try_deploy(api);
+        assert_eq!(done["state"], "ready", "{done}");
+        done["version"].as_u64().expect("a version")
+    }
+
+    /// Deploys; panics unless it fails. The problem.
+    #[track_caller]
+    pub fn refused(&self, api: &Api) -> Value {
+        let done = self.try_deploy(api);
+        assert_eq!(done["state"], "failed", "{done}");
+        assert!(done["version"].is_null(), "a failed deployment makes no version: {done}");
+        done["error"].clone()
+    }
+}
+
+/// Waits for a deployment to be `ready` or `failed`.
+pub fn finished(api: &Api, id: &str) -> Value {
+    wait_for(&format!("deployment {id}"), PATIENCE, || {
+        let json = api.get(&format!("/api/v1/deployments/{id}")).expect(200).json();
+        matches!(json["state"].as_str(), Some("ready" | "failed")).then_some(json)
+    })
+}

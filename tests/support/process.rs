@@ -1,0 +1,107 @@
+//! What the kernel knows of a process.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A process, by its id.
+#[derive(Clone, Copy)]
+pub struct Process {
+    id: u32,
+}
+
+/// CPU time of a process and of each of its threads at one moment.
+#[derive(Debug, Clone)]
+pub struct CpuMark {
+    threads: BTreeMap<u32, Duration>,
+    /// Of all threads that ever ran, in steps of 10 ms.
+    whole: Duration,
+}
+
+impl Process {
+    pub fn new(id: u32) -> Self {
+        Self { id }
+    }
+
+    fn read(&self, file: &str) -> String {
+        let path = format!("/proc/{}/{file}", self.id);
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    /// Whether a file whose path contains `needle` is mapped.
+    pub fn maps(&self, needle: &str) -> bool {
+        self.read("maps").lines().any(|l| l.contains(needle))
+    }
+
+    /// All mapped paths that contain `needle`.
+    pub fn mapped(&self, needle: &str) -> Vec<String> {
+        let text = self.read("maps");
+        let mut paths: Vec<_> =
+            text.lines().filter_map(|l| l.split_once('/').map(|(_, p)| format!("/{p}"))).collect();
+        paths.retain(|p| p.contains(needle));
+        paths.dedup();
+        paths
+    }
+
+    fn rollup(&self, field: &str) -> u64 {
+        let text = self.read("smaps_rollup");
+        let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+        let kib = line.and_then(|l| l.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse::<u64>().ok());
+        kib.unwrap_or_else(|| panic!("smaps_rollup has no {field}")) * 1024
+    }
+
+    /// Bytes that only this process holds and that no file backs: its `Private_Dirty` memory.
+    pub fn private_dirty_bytes(&self) -> u64 {
+        self.rollup("Private_Dirty")
+    }
+
+    /// Resident bytes, each shared page counted in part.
+    pub fn pss_bytes(&self) -> u64 {
+        self.rollup("Pss")
+    }
+
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.id)).expect("the process lives").count()
+    }
+
+    /// CPU time up to now, by the kernel's scheduler.
+    pub fn cpu(&self) -> CpuMark {
+        let mut threads = BTreeMap::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.id)).expect("the process lives").flatten()
+        {
+            let stat = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let id = task.file_name().to_string_lossy().parse::<u32>();
+            let ns = stat.split(' ').next().and_then(|n| n.parse().ok());
+            if let (Ok(id), Some(ns)) = (id, ns) {
+                threads.insert(id, Duration::from_nanos(ns));
+            }
+        }
+        CpuMark { threads, whole: self.cpu_whole() }
+    }
+
+    fn cpu_whole(&self) -> Duration {
+        let stat = self.read("stat");
+        let after_name = stat.rsplit_once(')').expect("stat names the command").1;
+        // utime and stime are fields 14 and 15; the first after the name is field 3.
+        let ticks = |n: usize| after_name.split_whitespace().nth(n - 3).and_then(|t| t.parse::<u64>().ok());
+        let ticks = ticks(14).expect("utime") + ticks(15).expect("stime");
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+/// What a process total in steps of 10 ms may be above the truth between two marks.
+const STEPS: Duration = Duration::from_millis(20);
+
+impl CpuMark {
+    /// CPU time since an earlier mark: by the scheduler's nanoseconds while no thread ended in between,
+    /// and otherwise by the process's total, which includes threads that are gone.
+    pub fn since(&self, earlier: &CpuMark) -> Duration {
+        let whole = self.whole.saturating_sub(earlier.whole);
+        if !earlier.threads.keys().all(|id| self.threads.contains_key(id)) {
+            return whole;
+        }
+        let of = |id| earlier.threads.get(id).copied().unwrap_or_default();
+        let fine: Duration = self.threads.iter().map(|(id, t)| t.saturating_sub(of(id))).sum();
+        // A thread that began and ended in between shows only in the total.
+        fine.max(whole.saturating_sub(STEPS))
+    }
+}
