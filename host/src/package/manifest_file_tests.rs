@@ -1,0 +1,179 @@
+use super::*;
+
+const WHOLE: &str = r#"name = "digits"
+component = "target/wasm32-wasip2/release/digits.wasm"
+public = true
+[[models]]
+name = "digits"
+file = "models/digits.onnx"
+encoding = "onnx"
+[limits]
+memory = "64MiB"
+cpu = "500ms"
+wall = "10s"
+request_body = "1MB"
+response_body = 2048
+concurrency = 16
+[scaling]
+minimum = 1
+keep_alive = "2h"
+[outbound]
+hosts = ["api.example.com:443"]
+[variables]
+GREETING = "hi"
+"#;
+
+fn parse(text: &str) -> Result<ManifestFile, ManifestFileError> {
+    ManifestFile::parse(text, Path::new("vesta.toml"))
+}
+
+fn refused(text: &str) -> String {
+    parse(text).expect_err(text).to_string()
+}
+
+#[test]
+fn every_key_reaches_the_manifest() {
+    let m = parse(WHOLE).expect("sound");
+    assert_eq!(m.name.as_str(), "digits");
+    assert!(m.public);
+    assert_eq!(m.component.as_deref(), Some(Path::new("target/wasm32-wasip2/release/digits.wasm")));
+    assert_eq!((m.models[0].name.as_str(), m.models[0].encoding), ("digits", Encoding::Onnx));
+    assert_eq!(
+        m.limits,
+        Limits {
+            memory_bytes: 64 << 20,
+            cpu_ms: 500,
+            wall_ms: 10_000,
+            request_body_bytes: 1_000_000,
+            response_body_bytes: 2048,
+            concurrency: 16,
+        }
+    );
+    assert_eq!(m.scaling, Scaling { minimum: 1, keep_alive_ms: 7_200_000 });
+    assert_eq!(m.outbound, ["api.example.com:443"]);
+    assert_eq!(m.variables["GREETING"], "hi");
+}
+
+#[test]
+fn only_the_name_is_needed() {
+    let m = parse("name = \"a\"").expect("sound");
+    assert_eq!((m.limits, m.scaling), (Limits::default(), Scaling::default()));
+    assert!(!m.public && m.models.is_empty() && m.component.is_none());
+}
+
+/// Replaces one line of the whole example and returns the error.
+fn with_line(line: usize, text: &str) -> String {
+    let mut lines: Vec<&str> = WHOLE.lines().collect();
+    lines[line - 1] = text;
+    refused(&lines.join("\n"))
+}
+
+#[test]
+fn every_mistake_names_file_line_and_key() {
+    for (line, text, wanted) in [
+        (1, "name = \"Not A Name\"", "vesta.toml:1: name: function name"),
+        (1, "name = 5", "vesta.toml:1: name: must be a string, not of type integer"),
+        (1, "title = \"x\"", "vesta.toml:1: title: unknown key; the keys of the top level are name,"),
+        (2, "component = \"../x.wasm\"", "vesta.toml:2: component: \"../x.wasm\" must be a path inside"),
+        (2, "component = \"/x.wasm\"", "vesta.toml:2: component:"),
+        (3, "public = \"yes\"", "vesta.toml:3: public: must be true or false, not of type string"),
+        (5, "name = \"a/b\"", "vesta.toml:5: models[0].name: \"a/b\" must be 1 to 128"),
+        (5, "", "vesta.toml:4: models[0].name: is missing"),
+        (6, "file = \"\"", "vesta.toml:6: models[0].file:"),
+        (
+            7,
+            "encoding = \"gguf\"",
+            "vesta.toml:7: models[0].encoding: unknown variant `gguf`, expected `onnx`",
+        ),
+        (7, "threads = 2", "vesta.toml:7: models[0].threads: unknown key; the keys of [models[0]] are name,"),
+        (9, "memory = \"9TiB\"", "vesta.toml:9: limits.memory: \"9TiB\" is out of bounds: 1MiB to 4GiB"),
+        (9, "memory = -5", "vesta.toml:9: limits.memory: -5 is out of bounds: 1MiB to 4GiB"),
+        (9, "memory = \"64 apples\"", "vesta.toml:9: limits.memory: \"64 apples\" is not a size"),
+        (
+            9,
+            "memory = 1.5",
+            "vesta.toml:9: limits.memory: must be a size such as \"64MiB\", not of type float",
+        ),
+        (10, "cpu = \"0s\"", "vesta.toml:10: limits.cpu: \"0s\" is out of bounds: 1ms to 10m"),
+        (10, "cpu = 500", "vesta.toml:10: limits.cpu: must be a duration with its unit"),
+        (11, "wall = \"10 parsecs\"", "vesta.toml:11: limits.wall: \"10 parsecs\" is not a duration"),
+        (14, "concurrency = 0", "vesta.toml:14: limits.concurrency: 0 is out of bounds: 1 to 1000"),
+        (
+            14,
+            "concurrency = 99999999999999999999",
+            "vesta.toml:14: limits.concurrency: 99999999999999999999 is",
+        ),
+        (14, "speed = 1", "vesta.toml:14: limits.speed: unknown key; the keys of [limits] are memory, cpu,"),
+        (
+            17,
+            "keep_alive = \"8d\"",
+            "vesta.toml:17: scaling.keep_alive: \"8d\" is out of bounds: 0s to 7days",
+        ),
+        (19, "hosts = [\"http://x\"]", "vesta.toml:19: outbound.hosts[0]: \"http://x\" is not a host name"),
+        (19, "hosts = [7]", "vesta.toml:19: outbound.hosts[0]: must be a string"),
+        (19, "hosts = \"x\"", "vesta.toml:19: outbound.hosts: must be a list of strings"),
+        (21, "1A = \"x\"", "vesta.toml:21: variables.1A: a name must be"),
+        (21, "A = 1", "vesta.toml:21: variables.A: must be a string"),
+        (21, "A = ", "vesta.toml:21: "),
+        (8, "[limits", "vesta.toml:8: "),
+    ] {
+        let message = with_line(line, text);
+        assert!(message.contains(wanted), "{text}: {message}");
+    }
+}
+
+#[test]
+fn several_mistakes_are_told_at_once_in_the_order_of_lines() {
+    let message = refused("public = 1\n[limits]\nwall = \"x\"\ncpu = \"y\"\ncolour = 1\n");
+    let keys: Vec<&str> = message.lines().filter_map(|l| l.split(": ").nth(1)).collect();
+    assert_eq!(keys, ["name", "public", "limits.wall", "limits.cpu", "limits.colour"], "{message}");
+}
+
+#[test]
+fn two_models_of_one_name_are_refused() {
+    let model = "[[models]]\nname = \"m\"\nfile = \"m.onnx\"\n";
+    let message = refused(&format!("name = \"a\"\n{model}{model}"));
+    assert!(message.contains("vesta.toml:6: models[1].name: \"m\" is used twice"), "{message}");
+}
+
+#[test]
+fn too_many_of_anything_is_refused_at_its_section() {
+    let models: String = (0..40).map(|i| format!("[[models]]\nname = \"m{i}\"\nfile = \"m\"\n")).collect();
+    let message = refused(&format!("name = \"a\"\n{models}"));
+    assert!(message.contains("vesta.toml:2: models: 40 models; at most 32"), "{message}");
+}
+
+#[test]
+fn missing_and_escaping_files_are_refused_with_their_line() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let read = |file: &str| {
+        let text = format!("name = \"a\"\n[[models]]\nname = \"m\"\nfile = \"{file}\"\n");
+        fs::write(dir.path().join(MANIFEST_FILE), text).expect("written");
+        ManifestFile::read(dir.path())
+    };
+    let message = read("none.onnx").expect_err("refused").to_string();
+    assert!(message.ends_with("vesta.toml:4: models[0].file: none.onnx does not exist"), "{message}");
+
+    fs::create_dir(dir.path().join("folder")).expect("made");
+    assert!(read("folder").expect_err("refused").to_string().contains("folder is not a file"));
+
+    let outside = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).expect("linked");
+    assert!(read("link").expect_err("refused").to_string().contains("leads out of the function's folder"));
+
+    fs::write(dir.path().join("m.onnx"), b"x").expect("written");
+    assert!(read("m.onnx").is_ok());
+}
+
+#[test]
+fn a_missing_or_unreadable_manifest_is_a_clear_error() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let message = ManifestFile::read(dir.path()).expect_err("refused").to_string();
+    assert!(message.contains("vesta.toml: there is no such file"), "{message}");
+    fs::write(dir.path().join(MANIFEST_FILE), [0xff, 0xfe]).expect("written");
+    let message = ManifestFile::read(dir.path()).expect_err("refused").to_string();
+    assert!(message.contains("is not UTF-8"), "{message}");
+    fs::write(dir.path().join(MANIFEST_FILE), vec![b' '; 2 << 20]).expect("written");
+    let message = ManifestFile::read(dir.path()).expect_err("refused").to_string();
+    assert!(message.contains("is larger than"), "{message}");
+}
