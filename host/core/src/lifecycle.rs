@@ -8,6 +8,7 @@
 //!                                            draining ── last invocation ends ──▶ (gone)
 //! ```
 
+use crate::{FunctionName, TenantName};
 use serde::{Deserialize, Serialize};
 
 /// Where a function stands.
@@ -33,4 +34,9 @@ impl State {
             State::Draining => "draining",
         }
     }
+}
+
+/// Tells where a version of a function stands on this host: the lifecycle room fills it, the control API reads it.
+pub trait States: Send + Sync {
+    fn state(&self, tenant: &TenantName, function: &FunctionName, version: u32) -> State;
 }
