@@ -1,0 +1,209 @@
+//! Whether a model is sound and within bounds, judged from its file alone.
+
+use crate::onnx::*;
+use crate::{ModelLimits, PrepareError};
+use std::collections::{BTreeMap, HashSet};
+
+/// Versions of the default operator set that are read. The engine knows no semantics of older ones, and may not know newer ones.
+pub const OPSET_MIN: i64 = 7;
+pub const OPSET_MAX: i64 = 26;
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    pub opset: i64,
+    pub nodes: u64,
+    pub parameters: u64,
+    /// Tensors with a 64-bit integer that 32 bits do not hold.
+    pub clamped: Vec<String>,
+    /// Each operator (domain, type) with the label of the first node that uses it.
+    pub operators: BTreeMap<(String, String), String>,
+    tensors: u64,
+    weights_bytes: u64,
+}
+
+/// Checks everything but operators and ports.
+pub fn model(model: &ModelProto, limits: &ModelLimits) -> Result<Checked, PrepareError> {
+    let graph = model.graph.as_ref().ok_or_else(|| PrepareError::NotOnnx("it has no graph".into()))?;
+    let mut check = Check { limits, found: Checked { opset: opset(model)?, ..Checked::default() } };
+    check.graph(graph, None)?;
+    Ok(check.found)
+}
+
+fn opset(model: &ModelProto) -> Result<i64, PrepareError> {
+    let default = |o: &&OperatorSetIdProto| matches!(o.domain.as_deref(), None | Some("" | "ai.onnx"));
+    let import = model.opset_import.iter().find(default).ok_or(PrepareError::NoOpset)?;
+    let got = import.version.unwrap_or_default();
+    if (OPSET_MIN..=OPSET_MAX).contains(&got) {
+        return Ok(got);
+    }
+    Err(PrepareError::Opset { domain: "ai.onnx".into(), got, min: OPSET_MIN, max: OPSET_MAX })
+}
+
+/// Names that a node may read: those of its graph so far, and of the graphs around it.
+struct Scope<'a> {
+    names: HashSet<&'a str>,
+    outer: Option<&'a Scope<'a>>,
+}
+
+impl Scope<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.names.contains(name) || self.outer.is_some_and(|o| o.has(name))
+    }
+}
+
+struct Check<'l> {
+    limits: &'l ModelLimits,
+    found: Checked,
+}
+
+impl Check<'_> {
+    fn graph(&mut self, graph: &GraphProto, outer: Option<&Scope<'_>>) -> Result<(), PrepareError> {
+        if let Some(sparse) = graph.sparse_initializer.first() {
+            let name = sparse.values.as_ref().map_or("", |v| v.label()).to_owned();
+            return Err(PrepareError::Sparse { name });
+        }
+        let mut scope = Scope { names: HashSet::new(), outer };
+        for tensor in &graph.initializer {
+            self.tensor(tensor)?;
+            let name = tensor.name.as_deref().unwrap_or_default();
+            if name.is_empty() {
+                return Err(PrepareError::Graph("a weight has no name".into()));
+            }
+            if !scope.names.insert(name) {
+                return Err(PrepareError::Graph(format!("there are two weights {name:?}")));
+            }
+        }
+        // Old files list every weight among the inputs too, so a name may be both.
+        scope.names.extend(graph.input.iter().map(|i| i.name.as_deref().unwrap_or_default()));
+        for node in &graph.node {
+            self.node(node, &mut scope)?;
+        }
+        for output in &graph.output {
+            let name = output.name.as_deref().unwrap_or_default();
+            if !scope.has(name) {
+                return Err(PrepareError::Graph(format!("nothing produces the output {name:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn node<'n>(&mut self, node: &'n NodeProto, scope: &mut Scope<'n>) -> Result<(), PrepareError> {
+        self.found.nodes += 1;
+        self.at_most("operators", self.found.nodes, self.limits.nodes_max)?;
+        let label = || node.label().to_owned();
+        if node.op().is_empty() {
+            return Err(PrepareError::Graph(format!("node {:?} has no operator", node.label())));
+        }
+        if matches!(node.op(), "Loop" | "Scan") && node.op_domain().is_empty() && !self.limits.loops {
+            return Err(PrepareError::Unbounded { op: node.op().into(), node: label() });
+        }
+        let operator = (node.op_domain().to_owned(), node.op().to_owned());
+        self.found.operators.entry(operator).or_insert_with(label);
+        for name in node.input.iter().filter(|n| !n.is_empty()) {
+            if !scope.has(name) {
+                let message =
+                    format!("node {:?} reads {name:?}, which nothing before it produces", node.label());
+                return Err(PrepareError::Graph(message));
+            }
+        }
+        for attribute in &node.attribute {
+            self.attribute(attribute, scope)?;
+        }
+        for name in node.output.iter().filter(|n| !n.is_empty()) {
+            if !scope.names.insert(name) {
+                return Err(PrepareError::Graph(format!("{name:?} is produced twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn attribute(&mut self, attribute: &AttributeProto, scope: &Scope<'_>) -> Result<(), PrepareError> {
+        if attribute.sparse_tensor.is_some() || !attribute.sparse_tensors.is_empty() {
+            return Err(PrepareError::Sparse { name: attribute.name.clone().unwrap_or_default() });
+        }
+        for tensor in attribute.t.iter().chain(&attribute.tensors) {
+            self.tensor(tensor)?;
+        }
+        for graph in attribute.g.iter().chain(&attribute.graphs) {
+            self.graph(graph, Some(scope))?;
+        }
+        Ok(())
+    }
+
+    fn tensor(&mut self, tensor: &TensorProto) -> Result<(), PrepareError> {
+        self.found.tensors += 1;
+        self.at_most("tensors", self.found.tensors, self.limits.tensors_max)?;
+        let (element, count) = sound(tensor, self.limits)?;
+        self.found.parameters = self.found.parameters.saturating_add(count);
+        let engine_bytes = if matches!(element, Element::Uint8 | Element::Int8) { 1 } else { 4 };
+        self.found.weights_bytes =
+            self.found.weights_bytes.saturating_add(count.saturating_mul(engine_bytes));
+        self.at_most("bytes of weights", self.found.weights_bytes, self.limits.weights_bytes_max)?;
+        if element == Element::Int64 && exceeds_32_bits(tensor) {
+            self.found.clamped.push(tensor.label().to_owned());
+        }
+        Ok(())
+    }
+
+    fn at_most(&self, what: &'static str, got: u64, max: u64) -> Result<(), PrepareError> {
+        if got > max { Err(PrepareError::TooMany { what, got, max }) } else { Ok(()) }
+    }
+}
+
+/// Whether a tensor holds what it says: its element type and the number of its elements.
+fn sound(tensor: &TensorProto, limits: &ModelLimits) -> Result<(Element, u64), PrepareError> {
+    let name = || tensor.label().to_owned();
+    if tensor.data_location == Some(EXTERNAL) || !tensor.external_data.is_empty() {
+        return Err(PrepareError::ExternalData { name: name() });
+    }
+    let number = tensor.data_type.unwrap_or_default();
+    let Some(element) = Element::from_number(number) else {
+        return Err(PrepareError::ElementType { name: name(), ty: element_name(number) });
+    };
+    let wrong =
+        |reason: &str| PrepareError::Shape { name: name(), dims: tensor.dims.clone(), reason: reason.into() };
+    if tensor.segment.is_some() {
+        return Err(wrong("it is a segment of a larger tensor"));
+    }
+    if tensor.dims.len() as u64 > limits.rank_max {
+        return Err(wrong(&format!("it has more than {} dimensions", limits.rank_max)));
+    }
+    let mut count = 1u64;
+    for &dim in &tensor.dims {
+        let dim = u64::try_from(dim).map_err(|_| wrong("a dimension is negative"))?;
+        count = count.checked_mul(dim).ok_or_else(|| wrong("it has more elements than 64 bits count"))?;
+    }
+    let expected = count
+        .checked_mul(element.size_bytes())
+        .ok_or_else(|| wrong("it has more bytes than 64 bits count"))?;
+    let got = stored_bytes(tensor, element);
+    if got != expected {
+        return Err(PrepareError::TensorLies { name: name(), dims: tensor.dims.clone(), expected, got });
+    }
+    Ok((element, count))
+}
+
+/// Bytes that a tensor has, in its raw data or in the typed list of its element type.
+fn stored_bytes(tensor: &TensorProto, element: Element) -> u64 {
+    if let Some(raw) = &tensor.raw_data {
+        return raw.len() as u64;
+    }
+    let count = match element {
+        Element::Float => tensor.float_data.len(),
+        Element::Int64 => tensor.int64_data.len(),
+        Element::Double => tensor.double_data.len(),
+        _ => tensor.int32_data.len(),
+    };
+    (count as u64).saturating_mul(element.size_bytes())
+}
+
+/// Whether an integer other than the customary "as far as it goes" exceeds 32 bits.
+fn exceeds_32_bits(tensor: &TensorProto) -> bool {
+    // Exporters write the ends of slices as the largest integer, or close to it: clamping means the same there.
+    let exceeds = |v: i64| i32::try_from(v).is_err() && v.unsigned_abs() < (1 << 62);
+    match &tensor.raw_data {
+        Some(raw) => raw.as_chunks::<8>().0.iter().any(|c| exceeds(i64::from_le_bytes(*c))),
+        None => tensor.int64_data.iter().any(|v| exceeds(*v)),
+    }
+}

@@ -1,0 +1,107 @@
+//! Tensors of a guest to the engine's values and back.
+//!
+//! The engine computes with f32, i32, u8 and i8 alone: 64-bit integers become i32 (refused where they do not fit), booleans
+//! i32, all floats f32. Outputs get the type that the model states.
+
+use crate::{Port, RunError, Tensor, TensorType};
+use half::{bf16, f16};
+use rten::{DataType, Value};
+use rten_tensor::prelude::*;
+
+/// The engine's value for an input; `wants` is the type that the engine takes there.
+pub fn to_value(port: &Port, wants: DataType, tensor: &Tensor) -> Result<Value, RunError> {
+    let name = || port.name.clone();
+    tensor.check().map_err(|source| RunError::WrongLength { name: name(), source })?;
+    if !port.accepts(&tensor.shape) {
+        let expected = port.shape_text();
+        return Err(RunError::WrongShape { name: name(), expected, got: tensor.shape.clone() });
+    }
+    let shape: Vec<usize> = tensor.shape.iter().map(|&d| d as usize).collect();
+    let data = tensor.data.as_slice();
+    let wrong = || RunError::WrongType { name: name(), expected: port.ty, got: tensor.ty };
+    let value = match (wants, tensor.ty) {
+        (DataType::Float, TensorType::F32) => value_of(&shape, each(data, f32::from_le_bytes)),
+        (DataType::Float, TensorType::F16) => {
+            value_of(&shape, each(data, |b| f16::from_le_bytes(b).to_f32()))
+        }
+        (DataType::Float, TensorType::Bf16) => {
+            value_of(&shape, each(data, |b| bf16::from_le_bytes(b).to_f32()))
+        }
+        // Precision is lost only where the model asks for a precision that the engine does not have.
+        (DataType::Float, TensorType::F64) if port.ty == TensorType::F64 => {
+            value_of(&shape, each(data, |b| f64::from_le_bytes(b) as f32))
+        }
+        // A boolean: everything but 0 is true.
+        (DataType::Int32, TensorType::U8) if port.ty == TensorType::U8 => {
+            value_of(&shape, each(data, |[b]| i32::from(b != 0)))
+        }
+        (DataType::Int32, TensorType::I32) if port.ty != TensorType::U8 => {
+            value_of(&shape, each(data, i32::from_le_bytes))
+        }
+        (DataType::Int32, TensorType::I64) if port.ty != TensorType::U8 => value_of(
+            &shape,
+            narrow(data).map_err(|(index, value)| RunError::OutOfRange { name: name(), index, value })?,
+        ),
+        (DataType::UInt8, TensorType::U8) => value_of(&shape, data.to_vec()),
+        (DataType::Int8, TensorType::U8) => value_of(&shape, each(data, i8::from_le_bytes)),
+        _ => return Err(wrong()),
+    };
+    value.map_err(|e| RunError::Engine(format!("input {:?}: {e}", port.name)))
+}
+
+fn value_of<T>(shape: &[usize], data: Vec<T>) -> Result<Value, String>
+where
+    Value: From<rten_tensor::Tensor<T>>,
+{
+    rten_tensor::Tensor::try_from_data(shape, data).map(Value::from).map_err(|e| format!("{e:?}"))
+}
+
+fn each<T, const N: usize>(data: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
+    data.as_chunks::<N>().0.iter().map(|b| of(*b)).collect()
+}
+
+/// 64-bit integers as 32-bit ones, or the first that does not fit.
+fn narrow(data: &[u8]) -> Result<Vec<i32>, (usize, i64)> {
+    let narrow_one = |(index, bytes): (usize, &[u8; 8])| {
+        let value = i64::from_le_bytes(*bytes);
+        i32::try_from(value).map_err(|_| (index, value))
+    };
+    data.as_chunks::<8>().0.iter().enumerate().map(narrow_one).collect()
+}
+
+/// The tensor for an output, in the type that its port states.
+pub fn to_tensor(port: &Port, value: Value) -> Result<Tensor, RunError> {
+    let mut shape = Vec::with_capacity(value.ndim());
+    for &dim in value.shape().iter() {
+        let dim = u32::try_from(dim)
+            .map_err(|_| RunError::Engine(format!("output {:?} has a dimension of {dim}", port.name)))?;
+        shape.push(dim);
+    }
+    let data = match (value, port.ty) {
+        (Value::FloatTensor(t), TensorType::F32) => bytes(&t, |v: f32| v.to_le_bytes()),
+        (Value::FloatTensor(t), TensorType::F64) => bytes(&t, |v: f32| f64::from(v).to_le_bytes()),
+        (Value::FloatTensor(t), TensorType::F16) => bytes(&t, |v: f32| f16::from_f32(v).to_le_bytes()),
+        (Value::Int32Tensor(t), TensorType::I32) => bytes(&t, |v: i32| v.to_le_bytes()),
+        (Value::Int32Tensor(t), TensorType::I64) => bytes(&t, |v: i32| i64::from(v).to_le_bytes()),
+        (Value::Int32Tensor(t), TensorType::U8) => bytes(&t, |v: i32| [u8::from(v != 0)]),
+        (Value::UInt8Tensor(t), TensorType::U8) => bytes(&t, |v: u8| [v]),
+        (Value::Int8Tensor(t), TensorType::U8) => bytes(&t, |v: i8| v.to_le_bytes()),
+        (value, ty) => {
+            let got = value.dtype();
+            return Err(RunError::Engine(format!(
+                "output {:?} is {got}, where the model says {ty}",
+                port.name
+            )));
+        }
+    };
+    Ok(Tensor { ty: port.ty, shape, data })
+}
+
+fn bytes<T: Copy, const N: usize>(tensor: &rten_tensor::Tensor<T>, of: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(tensor.len() * N);
+    match tensor.data() {
+        Some(data) => data.iter().for_each(|v| out.extend_from_slice(&of(*v))),
+        None => tensor.iter().for_each(|v| out.extend_from_slice(&of(*v))),
+    }
+    out
+}

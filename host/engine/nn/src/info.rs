@@ -1,0 +1,92 @@
+//! What is known of a prepared model, and the bounds of what is prepared.
+
+use crate::Signature;
+use serde::{Deserialize, Serialize};
+
+/// Description of a prepared model; written beside it as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// [`crate::compat`] of the host that prepared it.
+    pub compat: String,
+    /// Name of the engine that runs it.
+    pub backend: String,
+    pub signature: Signature,
+    /// Version of ONNX's default operator set.
+    pub opset: i64,
+    /// Who wrote the file, as it says itself: name and version.
+    pub producer: String,
+    /// Operators, those of subgraphs included.
+    pub nodes: u64,
+    /// Elements of all weights.
+    pub parameters: u64,
+    /// Size of the uploaded file.
+    pub source_bytes: u64,
+    /// Size of the graph, without the weights beside it.
+    pub graph_bytes: u64,
+    /// Size of the weights, which are mapped.
+    pub weights_bytes: u64,
+    /// Absent when no input could be made up.
+    pub dry_run: Option<DryRun>,
+    /// What the preparation changed or noticed, for people.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// A trial run at deploy, with zeros for inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DryRun {
+    /// Wall time of loading, in milliseconds.
+    pub load_ms: f64,
+    /// Wall time of the run, in milliseconds; the first one of its process, thus an upper bound.
+    pub ms: f64,
+    /// CPU time of the run, in milliseconds.
+    pub cpu_ms: f64,
+    /// The inputs that were made up: `name [shape]`.
+    pub inputs: String,
+    /// Whether dimensions had to be guessed. A failure is then no reason to refuse the model.
+    pub guessed: bool,
+    /// Why it failed, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Bounds on what [`crate::prepare`] takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelLimits {
+    /// Size of the file.
+    pub model_bytes_max: u64,
+    /// Size of all weights as the engine keeps them (half floats become floats).
+    pub weights_bytes_max: u64,
+    /// Operators, those of subgraphs included.
+    pub nodes_max: u64,
+    /// Weights and other constant tensors.
+    pub tensors_max: u64,
+    /// Inputs, and outputs.
+    pub ports_max: u64,
+    /// Dimensions of a tensor.
+    pub rank_max: u64,
+    /// Messages in the file, empty ones included: what bounds the memory of parsing it.
+    pub messages_max: u64,
+    /// Size of all inputs of the trial run; larger ones are not tried.
+    pub trial_bytes_max: u64,
+    /// Whether `Loop` is allowed, whose cost no input shape bounds.
+    pub loops: bool,
+}
+
+impl Default for ModelLimits {
+    fn default() -> Self {
+        Self {
+            // Protobuf itself ends at 2 GiB.
+            model_bytes_max: 2 << 30,
+            weights_bytes_max: 4 << 30,
+            nodes_max: 100_000,
+            tensors_max: 100_000,
+            ports_max: 256,
+            rank_max: 16,
+            messages_max: 2_000_000,
+            trial_bytes_max: 64 << 20,
+            loops: false,
+        }
+    }
+}

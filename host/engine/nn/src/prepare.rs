@@ -1,0 +1,221 @@
+//! Deploy-time work on a model, done once: check it, rewrite it so that it loads fast, try it.
+
+use crate::onnx::*;
+use crate::weights::WeightsWriter;
+use crate::{
+    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
+    WEIGHTS_FILE, check, dry_run, rten, softmax, wire,
+};
+use bytes::Bytes;
+use prost::Message;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use vesta_core::manifest::Encoding;
+
+/// Number of the format of prepared directories, and the engine's version as in the workspace's manifest.
+const COMPAT: &str = "1-rten0.27";
+
+/// A name for what prepared directories depend on. Where it changes, they have to be prepared anew.
+pub fn compat() -> String {
+    COMPAT.into()
+}
+
+/// Checks the model in the file `source` and writes its prepared form into the existing, empty directory `out_dir`.
+///
+/// Needs memory for the structure of the graph (weights are mapped and written from there), and CPU time for one pass over
+/// the weights and one trial run. A model may make both large: call it where they are limited.
+///
+/// # Errors
+/// A model that is not sound, exceeds `limits`, or cannot be run; and failures to read or write.
+pub fn prepare(
+    source: &Path,
+    encoding: Encoding,
+    out_dir: &Path,
+    limits: &ModelLimits,
+) -> Result<ModelInfo, PrepareError> {
+    let Encoding::Onnx = encoding;
+    let bytes = map(source, limits)?;
+    let source_bytes = bytes.len() as u64;
+    wire::check(&bytes, limits.messages_max)?;
+    let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
+    let checked = check::model(&model, limits)?;
+    check_operators(&model, &checked)?;
+    let producer = [&model.producer_name, &model.producer_version]
+        .map(|s| s.as_deref().unwrap_or_default())
+        .join(" ")
+        .trim()
+        .to_owned();
+    let graph = model.graph.get_or_insert_default();
+    let signature = signature(graph, limits)?;
+    let mut notes = Vec::new();
+    let softmaxes = softmax::rewrite(graph, checked.opset);
+    if softmaxes > 0 {
+        notes.push(format!("{softmaxes} softmax nodes were rewritten from opset {}", checked.opset));
+    }
+    if !checked.clamped.is_empty() {
+        notes.push(format!("clamped to 32 bits: {}", checked.clamped.join(", ")));
+    }
+    let weights_bytes = write_weights(graph, out_dir)?;
+    model.functions.clear();
+    let graph_bytes = write_file(&out_dir.join(GRAPH_FILE), &model.encode_to_vec())?;
+    drop(model);
+    let mut info = ModelInfo {
+        compat: compat(),
+        backend: rten::NAME.into(),
+        signature,
+        opset: checked.opset,
+        producer,
+        nodes: checked.nodes,
+        parameters: checked.parameters,
+        source_bytes,
+        graph_bytes,
+        weights_bytes,
+        dry_run: None,
+        notes,
+    };
+    // The trial loads the directory as any later load does, so the description has to be there.
+    write_info(out_dir, &info)?;
+    info.dry_run = dry_run::run(out_dir, &info.signature, limits)?;
+    write_info(out_dir, &info)?;
+    Ok(info)
+}
+
+fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {
+    let io = |source| PrepareError::Io { action: "read the model", source };
+    let file = File::open(source).map_err(io)?;
+    let got = file.metadata().map_err(io)?.len();
+    if got > limits.model_bytes_max {
+        return Err(PrepareError::FileTooLarge { got, max: limits.model_bytes_max });
+    }
+    if got == 0 {
+        return Err(PrepareError::Truncated("it is empty".into()));
+    }
+    // SAFETY: blobs are stored by digest, read-only, and nothing but this host writes to their directory.
+    #[allow(unsafe_code)]
+    let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+    Ok(Bytes::from_owner(mapped))
+}
+
+/// Names every operator that the engine does not know, each with a node that uses it.
+fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), PrepareError> {
+    let mut unknown = Vec::new();
+    for ((domain, op), node) in &checked.operators {
+        let constant = op == "Constant" && domain.is_empty();
+        if constant || rten::knows_operator(domain, op) {
+            continue;
+        }
+        let own = model.functions.iter().any(|f| f.name.as_deref() == Some(op));
+        let hint = if own { ", a function of the model: inline functions before the upload" } else { "" };
+        let domain = if domain.is_empty() { "ai.onnx" } else { domain };
+        unknown.push(format!("{op} (domain {domain}, node {node:?}{hint})"));
+    }
+    if unknown.is_empty() { Ok(()) } else { Err(PrepareError::Operator(unknown.join("; "))) }
+}
+
+/// The model's inputs and outputs. Dimensions of 0 or less, which some exporters write for open ones, are opened.
+fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signature, PrepareError> {
+    // An input with a value in the file is a weight, as files before IR version 4 had to list it.
+    let weights: HashSet<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
+    graph.input.retain(|i| !weights.contains(i.name.as_deref().unwrap_or_default()));
+    let mut signature = Signature::default();
+    for (kind, values, ports) in [
+        ("input", &mut graph.input, &mut signature.inputs),
+        ("output", &mut graph.output, &mut signature.outputs),
+    ] {
+        let got = values.len() as u64;
+        if got > limits.ports_max {
+            return Err(PrepareError::TooMany { what: "inputs or outputs", got, max: limits.ports_max });
+        }
+        for value in values {
+            let port = port(kind, value, limits)?;
+            if ports.iter().any(|p: &Port| p.name == port.name) {
+                return Err(PrepareError::Graph(format!("there are two {kind}s {:?}", port.name)));
+            }
+            ports.push(port);
+        }
+    }
+    if signature.outputs.is_empty() {
+        return Err(PrepareError::Graph("it has no outputs".into()));
+    }
+    Ok(signature)
+}
+
+fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) -> Result<Port, PrepareError> {
+    let name = value.name.clone().unwrap_or_default();
+    let refuse = |reason: String| PrepareError::Port { port: kind, name: name.clone(), reason };
+    if name.is_empty() {
+        return Err(refuse("it has no name".into()));
+    }
+    let Some(TypeValue::Tensor(tensor)) = value.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
+        return Err(refuse("it is not a tensor".into()));
+    };
+    let number = tensor.elem_type.unwrap_or_default();
+    let ty = match Element::from_number(number) {
+        Some(Element::Float) => TensorType::F32,
+        Some(Element::Uint8 | Element::Int8 | Element::Bool) => TensorType::U8,
+        Some(Element::Int32) => TensorType::I32,
+        Some(Element::Int64) => TensorType::I64,
+        Some(Element::Float16) => TensorType::F16,
+        Some(Element::Double) => TensorType::F64,
+        None => return Err(refuse(format!("element type {} is not supported", element_name(number)))),
+    };
+    let dims = tensor.shape.as_mut().map_or(&mut [][..], |s| &mut s.dim);
+    if dims.len() as u64 > limits.rank_max {
+        return Err(refuse(format!("it has more than {} dimensions", limits.rank_max)));
+    }
+    let mut shape = Vec::with_capacity(dims.len());
+    for dim in dims {
+        shape.push(match dim.value {
+            Some(DimensionValue::Value(v)) if v > 0 => {
+                Some(u32::try_from(v).map_err(|_| refuse(format!("a dimension of {v} is too large")))?)
+            }
+            Some(DimensionValue::Value(_)) => {
+                dim.value = None;
+                None
+            }
+            _ => None,
+        });
+    }
+    Ok(Port { name, ty, shape, ranked: tensor.shape.is_some() })
+}
+
+const WRITE: &str = "write the prepared model";
+
+fn write_weights(graph: &mut GraphProto, out_dir: &Path) -> Result<u64, PrepareError> {
+    let io = |source| PrepareError::Io { action: WRITE, source };
+    let file = File::create(out_dir.join(WEIGHTS_FILE)).map_err(io)?;
+    let mut writer = WeightsWriter::new(BufWriter::new(file));
+    writer.take_graph(graph).map_err(io)?;
+    let (file, size) = writer.finish().map_err(io)?;
+    file.into_inner().map_err(|e| io(e.into_error()))?.sync_all().map_err(io)?;
+    Ok(size)
+}
+
+fn write_info(out_dir: &Path, info: &ModelInfo) -> Result<(), PrepareError> {
+    let json = serde_json::to_vec(info)
+        .map_err(|e| PrepareError::Io { action: WRITE, source: std::io::Error::other(e) })?;
+    write_file(&out_dir.join(INFO_FILE), &json).map(drop)
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|source| PrepareError::Io { action: WRITE, source })?;
+    Ok(bytes.len() as u64)
+}
+
+/// Reads the description of a prepared directory.
+pub fn read_info(dir: &Path) -> Result<ModelInfo, LoadError> {
+    let path = dir.join(INFO_FILE);
+    let json = std::fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
+    let info: ModelInfo = serde_json::from_slice(&json).map_err(|source| LoadError::Info { path, source })?;
+    if info.compat != COMPAT {
+        return Err(LoadError::Compat { found: info.compat, expected: COMPAT.into() });
+    }
+    Ok(info)
+}

@@ -1,0 +1,178 @@
+//! The default engine: `rten`, pure Rust, safe with models that nobody vouches for, and the fastest from nothing to a first answer.
+
+use crate::convert::{to_tensor, to_value};
+use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
+use crate::prepare::read_info;
+use crate::{Backend, GRAPH_FILE, Graph, LoadError, Port, RunError, RunOutput, Signature, Tensor};
+use ::rten::{DataType, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType};
+use prost::Message;
+use std::cell::OnceCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The engine's name in descriptions of models.
+pub const NAME: &str = "rten";
+
+/// The engine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rten;
+
+fn options() -> ModelOptions {
+    let mut options = ModelOptions::with_all_ops();
+    options.enable_optimization(false);
+    options
+}
+
+impl Backend for Rten {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn load(&self, dir: &Path) -> Result<Arc<dyn Graph>, LoadError> {
+        let info = read_info(dir)?;
+        let model = guarded(|| {
+            // SAFETY: the graph and the weights beside it are files that this host wrote into a private directory, which
+            // nothing writes to until it is deleted as a whole; a deleted file stays mapped.
+            #[allow(unsafe_code)]
+            unsafe {
+                options().load_mmap(dir.join(GRAPH_FILE))
+            }
+        })
+        .map_err(LoadError::Engine)?
+        .map_err(|e| LoadError::Engine(e.to_string()))?;
+        let resident = info.weights_bytes + info.graph_bytes;
+        Ok(Arc::new(RtenGraph::new(model, info.signature, resident)?))
+    }
+}
+
+struct RtenGraph {
+    model: Model,
+    signature: Signature,
+    /// Node and engine type of each input, in the order of the signature.
+    inputs: Vec<(NodeId, DataType)>,
+    resident: u64,
+}
+
+impl RtenGraph {
+    fn new(model: Model, signature: Signature, resident: u64) -> Result<Self, LoadError> {
+        let mut inputs = Vec::with_capacity(signature.inputs.len());
+        for port in &signature.inputs {
+            let node = model.node_id(&port.name).map_err(|e| LoadError::Engine(e.to_string()))?;
+            let dtype = model.node_info(node).and_then(|n| n.dtype());
+            let Some(ValueType::Tensor(dtype)) = dtype else {
+                return Err(LoadError::Engine(format!("input {:?} is not a tensor", port.name)));
+            };
+            inputs.push((node, dtype));
+        }
+        if model.input_ids().len() != inputs.len() || model.output_ids().len() != signature.outputs.len() {
+            return Err(LoadError::Engine(
+                "the graph has other inputs or outputs than its description".into(),
+            ));
+        }
+        Ok(Self { model, signature, inputs, resident })
+    }
+
+    /// Puts the inputs into the order of the signature.
+    fn sort_inputs(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<Tensor>, RunError> {
+        let mut sorted: Vec<Option<Tensor>> = vec![None; self.signature.inputs.len()];
+        for (name, tensor) in inputs {
+            let Some(index) = self.signature.inputs.iter().position(|p| p.name == name) else {
+                return Err(RunError::UnknownInput { name, known: names(&self.signature.inputs) });
+            };
+            if sorted[index].replace(tensor).is_some() {
+                return Err(RunError::InputTwice { name });
+            }
+        }
+        let missing = |port: &Port| RunError::MissingInput { name: port.name.clone() };
+        sorted
+            .into_iter()
+            .zip(&self.signature.inputs)
+            .map(|(t, port)| t.ok_or_else(|| missing(port)))
+            .collect()
+    }
+
+    fn compute(
+        &self,
+        inputs: Vec<Tensor>,
+        pool: &Arc<ThreadPool>,
+    ) -> Result<Vec<(String, Tensor)>, RunError> {
+        let mut values = Vec::with_capacity(inputs.len());
+        for ((port, (node, dtype)), tensor) in self.signature.inputs.iter().zip(&self.inputs).zip(inputs) {
+            values.push((*node, to_value(port, *dtype, &tensor)?.into()));
+        }
+        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(pool)));
+        let outputs = self
+            .model
+            .run(values, self.model.output_ids(), Some(options))
+            .map_err(|e| RunError::Engine(e.to_string()))?;
+        let named = |(port, value): (&Port, _)| Ok((port.name.clone(), to_tensor(port, value)?));
+        self.signature.outputs.iter().zip(outputs).map(named).collect()
+    }
+}
+
+fn names(ports: &[Port]) -> String {
+    ports.iter().map(|p| format!("{:?}", p.name)).collect::<Vec<_>>().join(", ")
+}
+
+thread_local! {
+    /// The engine insists on a pool of its own; with one thread for each thread that calls, runs never
+    /// wait for each other, and the CPU time of a run is the time of that one thread. The pool ends with its caller.
+    static POOL: OnceCell<Arc<ThreadPool>> = const { OnceCell::new() };
+}
+
+impl Graph for RtenGraph {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<RunOutput, RunError> {
+        let inputs = self.sort_inputs(inputs)?;
+        let pool = POOL.with(|p| Arc::clone(p.get_or_init(|| Arc::new(ThreadPool::with_num_threads(1)))));
+        // Inside of the pool the engine computes on the very same thread, so one clock sees all of it.
+        let (outputs, cpu_ns) = pool.run(|| {
+            let start = thread_cpu_ns();
+            let outputs = guarded(|| self.compute(inputs, &pool));
+            (outputs, thread_cpu_ns().saturating_sub(start))
+        });
+        let outputs = outputs.map_err(RunError::Engine)??;
+        Ok(RunOutput { outputs, cpu_ns })
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.resident
+    }
+}
+
+/// Whether the engine knows an operator. It has no list to ask, so it is given a graph with nothing else in it.
+pub fn knows_operator(domain: &str, op: &str) -> bool {
+    let node = NodeProto {
+        domain: (!domain.is_empty()).then(|| domain.to_owned()),
+        op_type: Some(op.to_owned()),
+        ..NodeProto::default()
+    };
+    let model = ModelProto {
+        ir_version: Some(8),
+        graph: Some(GraphProto { node: vec![node], ..GraphProto::default() }),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+        ..ModelProto::default()
+    };
+    // Known operators fail too, for want of attributes; only the message tells.
+    let refusal = guarded(|| options().load(model.encode_to_vec()).err().map(|e| e.to_string()));
+    !matches!(refusal, Ok(Some(message)) if message.contains("operator not supported"))
+}
+
+/// Runs a part of the engine; a panic there becomes a message.
+fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        format!("panic: {text}")
+    })
+}
+
+/// CPU time of this thread so far, in nanoseconds.
+fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

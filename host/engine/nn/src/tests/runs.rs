@@ -1,0 +1,249 @@
+//! Given a model that is sound, when it is prepared, loaded and run.
+
+use super::build::*;
+use crate::onnx::*;
+use crate::*;
+use std::sync::Arc;
+
+fn load(prepared: &Prepared) -> Arc<dyn Graph> {
+    prepared.result.as_ref().expect("prepared");
+    Rten.load(prepared.dir.path()).expect("loaded")
+}
+
+fn run_one(graph: &dyn Graph, input: Tensor) -> Tensor {
+    let mut output = graph.run(vec![("x".into(), input)]).expect("a run");
+    output.outputs.remove(0).1
+}
+
+#[test]
+fn a_linear_layer_gives_its_sums_and_says_what_it_cost() {
+    let prepared = prepare_model(&linear());
+    let graph = load(&prepared);
+    let output =
+        graph.run(vec![("x".into(), f32s(&[2, 3], &[1.0, 2.0, 3.0, 0.0, 0.0, 0.5]))]).expect("a run");
+    assert!(output.cpu_ns > 0);
+    let (name, tensor) = &output.outputs[0];
+    assert_eq!((name.as_str(), tensor.shape.as_slice()), ("y", &[2, 100][..]));
+    let y = as_f32s(tensor);
+    assert_eq!((y[0], y[7], y[100], y[199]), (12.0, 19.0, 1.0, 100.0));
+
+    let info = prepared.result.expect("info");
+    assert_eq!((info.parameters, info.nodes, info.opset, info.producer.as_str()), (400, 2, 17, "test"));
+    assert_eq!(info.signature.inputs[0].shape, vec![None, Some(3)]);
+    let trial = info.dry_run.expect("a trial run");
+    assert!(trial.error.is_none() && !trial.guessed && trial.inputs == "x [1, 3]", "{trial:?}");
+    assert_eq!(crate::prepare::read_info(prepared.dir.path()).expect("info").signature, info.signature);
+}
+
+#[test]
+fn weights_lie_outside_of_the_graph_are_mapped_and_unmapped() {
+    let prepared = prepare_model(&linear());
+    let weights = prepared.dir.path().join(WEIGHTS_FILE);
+    let bytes = std::fs::read(&weights).expect("weights");
+    // 300 floats, padding to a multiple of 64, 100 floats.
+    assert_eq!(bytes.len(), 1216 + 400);
+    assert_eq!(bytes[1216 + 4..1216 + 8], 1f32.to_le_bytes());
+    let mapped = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
+        maps.lines().filter(|l| l.ends_with(weights.to_str().expect("a path"))).count()
+    };
+    assert_eq!(mapped(), 0, "the trial run left its mapping behind");
+    let graph = load(&prepared);
+    let again = Arc::clone(&graph);
+    run_one(graph.as_ref(), f32s(&[1, 3], &[1.0; 3]));
+    assert_eq!(mapped(), 1);
+    drop(graph);
+    assert_eq!(mapped(), 1);
+    drop(again);
+    assert_eq!(mapped(), 0);
+}
+
+#[test]
+fn softmax_of_old_opsets_keeps_its_meaning() {
+    // Without an axis, before opset 13: each of the 2 rows of 3 x 2 numbers sums to one as a whole.
+    for (op, axis, is_matrix) in
+        [("Softmax", None, true), ("Softmax", Some(1), true), ("Softmax", Some(2), false)]
+    {
+        let mut softmax = node(op, &["x"], "y");
+        softmax.attribute.extend(axis.map(|a| int("axis", a)));
+        let prepared = prepare_model(&unary(11, softmax, 1, &[2, 3, 2]));
+        let y = as_f32s(&run_one(load(&prepared).as_ref(), f32s(&[2, 3, 2], &[1.0; 12])));
+        let expected = if is_matrix { 1.0 / 6.0 } else { 0.5 };
+        assert!(y.iter().all(|v| (v - expected).abs() < 1e-6), "{axis:?}: {y:?}");
+    }
+    let prepared = prepare_model(&unary(11, node("LogSoftmax", &["x"], "y"), 1, &[0, 3, 2]));
+    let y = as_f32s(&run_one(load(&prepared).as_ref(), f32s(&[4, 3, 2], &[1.0; 24])));
+    assert!(y.iter().all(|v| (v - (1f32 / 6.0).ln()).abs() < 1e-6), "{y:?}");
+}
+
+#[test]
+fn softmax_of_new_opsets_and_of_matrices_is_left_alone() {
+    let prepared = prepare_model(&unary(13, node("Softmax", &["x"], "y"), 1, &[2, 3, 2]));
+    let y = as_f32s(&run_one(load(&prepared).as_ref(), f32s(&[2, 3, 2], &[1.0; 12])));
+    assert!(y.iter().all(|v| *v == 0.5), "{y:?}");
+    let info = prepare_model(&unary(9, node("Softmax", &["x"], "y"), 1, &[0, 4])).result.expect("info");
+    assert!(info.notes.is_empty(), "{:?}", info.notes);
+}
+
+#[test]
+fn integers_and_booleans_cross_in_the_types_that_the_model_states() {
+    let i64_graph = load(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 7, &[0])));
+    assert_eq!(run_one(i64_graph.as_ref(), i64s(&[2], &[5, -7])), i64s(&[2], &[-5, 7]));
+    let too_large = i64_graph.run(vec![("x".into(), i64s(&[2], &[1, 1 << 40]))]).expect_err("out of range");
+    assert!(matches!(too_large, RunError::OutOfRange { index: 1, .. }), "{too_large}");
+
+    let not = load(&prepare_model(&unary(17, node("Not", &["x"], "y"), 9, &[3])));
+    let input = Tensor { ty: TensorType::U8, shape: vec![3], data: vec![0, 1, 200] };
+    assert_eq!(run_one(not.as_ref(), input).data, [1, 0, 0]);
+}
+
+#[test]
+fn floats_of_other_widths_are_widened_and_given_back() {
+    let f64_graph = load(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 11, &[1])));
+    let input = Tensor { ty: TensorType::F64, shape: vec![1], data: 1.5f64.to_le_bytes().to_vec() };
+    assert_eq!(run_one(f64_graph.as_ref(), input).data, (-1.5f64).to_le_bytes());
+
+    let f32_graph = load(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 1, &[1])));
+    let half = half::f16::from_f32(0.25).to_le_bytes().to_vec();
+    let input = Tensor { ty: TensorType::F16, shape: vec![1], data: half };
+    assert_eq!(as_f32s(&run_one(f32_graph.as_ref(), input)), [-0.25]);
+    let double = Tensor { ty: TensorType::F64, shape: vec![1], data: vec![0; 8] };
+    let error = f32_graph.run(vec![("x".into(), double)]).expect_err("narrowing");
+    assert_eq!(error.to_string(), "input \"x\" must be f32, not f64");
+}
+
+#[test]
+fn wrong_inputs_are_named() {
+    let graph = load(&prepare_model(&linear()));
+    let error = |inputs: Vec<(&str, Tensor)>| {
+        let inputs = inputs.into_iter().map(|(n, t)| (n.to_owned(), t)).collect();
+        let error = graph.run(inputs).expect_err("refused");
+        assert!(error.is_bad_input());
+        (error.code(), error.to_string())
+    };
+    let good = f32s(&[1, 3], &[0.0; 3]);
+    assert_eq!(error(vec![]), ("missing-input", "input \"x\" is missing".into()));
+    assert_eq!(
+        error(vec![("z", good.clone())]),
+        ("unknown-input", "there is no input \"z\"; the model's inputs are \"x\"".into())
+    );
+    assert_eq!(error(vec![("x", good.clone()), ("x", good)]).0, "input-twice");
+    assert_eq!(
+        error(vec![("x", f32s(&[1, 4], &[0.0; 4]))]),
+        ("wrong-shape", "input \"x\" must be [?, 3], not [1, 4]".into())
+    );
+    assert_eq!(error(vec![("x", i64s(&[1, 3], &[0; 3]))]).0, "wrong-type");
+    let lies = Tensor { ty: TensorType::F32, shape: vec![1, 3], data: vec![0; 11] };
+    assert_eq!(
+        error(vec![("x", lies)]),
+        ("wrong-length", "input \"x\": f32[1, 3] takes 12 bytes, but there are 11".into())
+    );
+}
+
+#[test]
+fn nan_and_no_rows_at_all_are_computed_too() {
+    let graph = load(&prepare_model(&linear()));
+    let y = as_f32s(&run_one(graph.as_ref(), f32s(&[1, 3], &[f32::NAN, 0.0, 0.0])));
+    assert!(y.iter().all(|v| v.is_nan()));
+    let none = graph.run(vec![("x".into(), f32s(&[0, 3], &[]))]);
+    assert!(none.is_err() || none.is_ok_and(|o| o.outputs[0].1.data.is_empty()));
+}
+
+#[test]
+fn weights_in_every_form_come_out_the_same() {
+    // 100 times 2, as typed and as raw data of every float type, and as integers of every width.
+    let half = half::f16::from_f32(2.0).to_bits();
+    let typed = |data_type, change: &dyn Fn(&mut TensorProto)| {
+        let mut t = TensorProto { name: Some("w".into()), dims: vec![100], ..TensorProto::default() };
+        t.data_type = Some(data_type);
+        change(&mut t);
+        t
+    };
+    let forms = [
+        typed(1, &|t| t.float_data = vec![2.0; 100]),
+        typed(11, &|t| t.double_data = vec![2.0; 100]),
+        typed(11, &|t| t.raw_data = Some(2f64.to_le_bytes().repeat(100).into())),
+        typed(10, &|t| t.int32_data = vec![i32::from(half); 100]),
+        typed(10, &|t| t.raw_data = Some(half.to_le_bytes().repeat(100).into())),
+    ];
+    for weights in forms {
+        let mut model = unary(17, node("Mul", &["x", "w"], "y"), 1, &[100]);
+        model.graph.as_mut().expect("graph").initializer.push(weights);
+        let y = as_f32s(&run_one(load(&prepare_model(&model)).as_ref(), f32s(&[100], &[1.5; 100])));
+        assert_eq!(y, vec![3.0; 100]);
+    }
+    let forms = [
+        typed(6, &|t| t.int32_data = vec![2; 100]),
+        typed(7, &|t| t.int64_data = vec![2; 100]),
+        typed(7, &|t| t.raw_data = Some(2i64.to_le_bytes().repeat(100).into())),
+    ];
+    for weights in forms {
+        let mut model = unary(17, node("Mul", &["x", "w"], "y"), 7, &[100]);
+        model.graph.as_mut().expect("graph").initializer.push(weights);
+        let y = run_one(load(&prepare_model(&model)).as_ref(), i64s(&[100], &[3; 100]));
+        assert_eq!(y, i64s(&[100], &[6; 100]));
+    }
+}
+
+#[test]
+fn a_graph_within_a_graph_is_prepared_too() {
+    // y = if c then x + 1 else x, with the 1 a large Constant of the branch.
+    let one = AttributeProto {
+        name: Some("value".into()),
+        t: Some(floats("", &[100], &[1.0; 100])),
+        r#type: Some(4),
+        ..AttributeProto::default()
+    };
+    let mut constant = node("Constant", &[], "one");
+    constant.attribute.push(one);
+    let branch = |nodes: Vec<NodeProto>, output: &str| GraphProto {
+        node: nodes,
+        output: vec![port(output, 1, &[100])],
+        ..GraphProto::default()
+    };
+    let mut choice = node("If", &["c"], "y");
+    for (name, graph) in [
+        ("then_branch", branch(vec![constant, node("Add", &["x", "one"], "more")], "more")),
+        ("else_branch", branch(vec![node("Identity", &["x"], "same")], "same")),
+    ] {
+        let name = Some(name.into());
+        choice.attribute.push(AttributeProto {
+            name,
+            g: Some(graph),
+            r#type: Some(5),
+            ..AttributeProto::default()
+        });
+    }
+    let mut model = unary(17, choice, 1, &[100]);
+    model.graph.as_mut().expect("graph").input.push(port("c", 9, &[]));
+    let prepared = prepare_model(&model);
+    let graph = load(&prepared);
+    assert_eq!(prepared.result.as_ref().expect("info").weights_bytes, 400);
+    for c in [0, 1] {
+        let condition = Tensor { ty: TensorType::U8, shape: vec![], data: vec![c] };
+        let inputs = vec![("c".into(), condition), ("x".into(), f32s(&[100], &[5.0; 100]))];
+        let y = as_f32s(&graph.run(inputs).expect("a run").outputs[0].1);
+        assert_eq!(y[99], 5.0 + f32::from(c));
+    }
+}
+
+#[test]
+fn runs_from_many_threads_agree_and_leave_no_thread_behind() {
+    let threads = || std::fs::read_dir("/proc/self/task").expect("tasks").count();
+    let graph = load(&prepare_model(&linear()));
+    run_one(graph.as_ref(), f32s(&[1, 3], &[1.0; 3]));
+    for _ in 0..20 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        assert_eq!(as_f32s(&run_one(graph.as_ref(), f32s(&[1, 3], &[1.0; 3])))[0], 6.0);
+                    }
+                });
+            }
+        });
+    }
+    // Other tests run beside this one; 80 pools that stayed would show all the same.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(threads() < 60, "{} threads", threads());
+}
