@@ -1,1 +1,25 @@
+//! The engine room: the only user of wasmtime, and of inference engines through `vesta-nn`.
+//!
+//! An upload is first read by a [`child`] process. A function is then loaded by [`Runtime::load`], run
+//! by [`Runtime::start`], and measured by its [`Meter`].
 
+pub mod child;
+mod compile;
+mod config;
+pub mod cpu;
+mod epoch;
+mod instance;
+pub mod logs;
+mod meter;
+mod nn;
+mod outbound;
+mod pool;
+mod runtime;
+mod store;
+
+pub use instance::{Ended, Invocation, Run};
+pub use meter::Meter;
+pub use runtime::{EngineError, LoadReport, Loaded, Runtime, RuntimeConfig};
+pub use vesta_nn::{ModelInfo, ModelLimits};
+/// The error of a request body that the host hands to a guest.
+pub use wasmtime_wasi_http::Error as BodyError;

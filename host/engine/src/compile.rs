@@ -1,0 +1,72 @@
+//! From an uploaded component to native code. Runs in the child process only.
+
+use crate::config;
+use crate::instance::State;
+use std::path::Path;
+use wasmtime::component::{Component, Linker};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+/// Why a component was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    #[error("this is a core module; a function is a component: build it for wasm32-wasip2")]
+    CoreModule,
+    #[error("this is not a WebAssembly component")]
+    NotAComponent,
+    #[error("the component is invalid: {0}")]
+    Invalid(String),
+    #[error("the component imports what this host does not offer: {0}")]
+    Import(String),
+    #[error("the component does not export wasi:http/incoming-handler: {0}")]
+    Export(String),
+    #[error("the compiled component cannot be written: {0}")]
+    Io(String),
+}
+
+impl CompileError {
+    /// A stable name for the API.
+    pub fn code(&self) -> &'static str {
+        match self {
+            CompileError::CoreModule => "core-module",
+            CompileError::NotAComponent => "not-a-component",
+            CompileError::Invalid(_) => "invalid-component",
+            CompileError::Import(_) => "unknown-import",
+            CompileError::Export(_) => "missing-export",
+            CompileError::Io(_) => "io",
+        }
+    }
+}
+
+/// Everything that a guest may import.
+pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    crate::nn::add_to_linker(&mut linker, State::nn)?;
+    Ok(linker)
+}
+
+/// Compiles a component, checks what it imports and exports, and writes its native code.
+pub(crate) fn compile(source: &Path, out: &Path) -> Result<(), CompileError> {
+    let io = |e: std::io::Error| CompileError::Io(e.to_string());
+    let bytes = std::fs::read(source).map_err(io)?;
+    match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', _, _, 1, 0]) => {}
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => return Err(CompileError::CoreModule),
+        _ => return Err(CompileError::NotAComponent),
+    }
+    let invalid = |e: wasmtime::Error| CompileError::Invalid(one_line(&e));
+    let engine = config::compiling_engine().map_err(invalid)?;
+    let component = Component::new(&engine, &bytes).map_err(invalid)?;
+    let linker = linker(&engine).map_err(invalid)?;
+    let pre = linker.instantiate_pre(&component).map_err(|e| CompileError::Import(one_line(&e)))?;
+    ProxyPre::new(pre).map_err(|e| CompileError::Export(one_line(&e)))?;
+    let code = component.serialize().map_err(invalid)?;
+    std::fs::write(out, code).map_err(io)
+}
+
+/// An error with its causes on one line, of bounded length.
+fn one_line(e: &wasmtime::Error) -> String {
+    let line = format!("{e:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().take(600).collect()
+}

@@ -1,0 +1,73 @@
+//! One thread that advances the engine's epoch every millisecond while a guest runs, and sleeps otherwise:
+//! an idle host burns nothing.
+
+use crate::cpu;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// Time between two epochs: how long a runaway guest may go unchecked.
+pub const TICK: Duration = Duration::from_millis(1);
+/// Ticks that go on after the last guest ended, so that a steady load never wakes the thread anew.
+const LINGER_TICKS: u32 = 100;
+
+/// Starts and stops ticking with the number of running guests.
+pub(crate) struct Ticker {
+    running: AtomicUsize,
+    asleep: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Ticker {
+    /// Starts the thread. It ends when `advance` says that the engine is gone.
+    pub fn start(advance: impl Fn() -> bool + Send + 'static) -> std::io::Result<Arc<Ticker>> {
+        let ticker =
+            Arc::new(Ticker { running: AtomicUsize::new(0), asleep: AtomicBool::new(false), thread: OnceLock::new() });
+        let shared = Arc::downgrade(&ticker);
+        let handle = std::thread::Builder::new().name("vesta-epoch".into()).spawn(move || {
+            cpu::register_thread("epoch");
+            let mut idle_ticks = 0;
+            while let Some(ticker) = shared.upgrade() {
+                if !advance() {
+                    break;
+                }
+                idle_ticks = if ticker.running.load(SeqCst) == 0 { idle_ticks + 1 } else { 0 };
+                if idle_ticks > LINGER_TICKS {
+                    ticker.asleep.store(true, SeqCst);
+                    // Looked at again after the flag is up: an enter() that missed the flag is seen here.
+                    if ticker.running.load(SeqCst) == 0 {
+                        std::thread::park();
+                    }
+                    ticker.asleep.store(false, SeqCst);
+                    idle_ticks = 0;
+                }
+                drop(ticker);
+                std::thread::sleep(TICK);
+            }
+            cpu::unregister_thread();
+        })?;
+        let _ = ticker.thread.set(handle.thread().clone());
+        Ok(ticker)
+    }
+
+    /// A guest begins to run.
+    pub fn enter(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, SeqCst);
+        if self.asleep.load(SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+        Running(self.clone())
+    }
+}
+
+/// Held while a guest runs.
+pub(crate) struct Running(Arc<Ticker>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, SeqCst);
+    }
+}

@@ -1,0 +1,145 @@
+//! What one invocation used, measured while it runs.
+//!
+//! Guest CPU time is the thread's CPU clock around each poll of the guest, so that waiting is free and a
+//! busy neighbour costs nothing. Work that goes on beside the guest (a running model, a cold start) adds to
+//! the same meter from its own thread and is waited for before the bill is written.
+
+use crate::cpu::{add_billed, thread_cpu_ns};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::task::{Context, Poll};
+use tokio::sync::Notify;
+
+/// Why the host ended a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stop {
+    CpuLimit = 1,
+    WallLimit = 2,
+}
+
+/// The meter of one invocation. All times in nanoseconds, all sizes in bytes.
+#[derive(Debug, Default)]
+pub struct Meter {
+    guest_cpu_ns: AtomicU64,
+    poll_start_ns: AtomicU64,
+    inference_cpu_ns: AtomicU64,
+    inference_wall_ns: AtomicU64,
+    inference_queue_ns: AtomicU64,
+    inferences: AtomicU32,
+    cold_start_cpu_ns: AtomicU64,
+    memory: AtomicU64,
+    memory_peak: AtomicU64,
+    memory_refused: AtomicBool,
+    stop: AtomicU8,
+    beside: AtomicU32,
+    beside_ended: Notify,
+}
+
+impl Meter {
+    /// Polls a guest and bills the thread's CPU time to it.
+    pub(crate) fn poll<F: Future + ?Sized>(&self, guest: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let start = thread_cpu_ns();
+        self.poll_start_ns.store(start, Relaxed);
+        let result = guest.poll(cx);
+        let spent = thread_cpu_ns() - start;
+        self.guest_cpu_ns.fetch_add(spent, Relaxed);
+        add_billed(spent);
+        result
+    }
+
+    /// Guest CPU time up to now. Call it from within a poll, on its thread.
+    pub(crate) fn guest_cpu_within_poll_ns(&self) -> u64 {
+        let this_poll = thread_cpu_ns().saturating_sub(self.poll_start_ns.load(Relaxed));
+        self.guest_cpu_ns.load(Relaxed) + this_poll
+    }
+
+    pub(crate) fn stop(&self, why: Stop) {
+        self.stop.store(why as u8, Relaxed);
+    }
+    pub(crate) fn stopped(&self) -> Option<Stop> {
+        match self.stop.load(Relaxed) {
+            1 => Some(Stop::CpuLimit),
+            2 => Some(Stop::WallLimit),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn grow_memory(&self, bytes: u64) {
+        let now = self.memory.fetch_add(bytes, Relaxed) + bytes;
+        self.memory_peak.fetch_max(now, Relaxed);
+    }
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory.load(Relaxed)
+    }
+    pub(crate) fn refuse_memory(&self) {
+        self.memory_refused.store(true, Relaxed);
+    }
+    pub(crate) fn memory_was_refused(&self) -> bool {
+        self.memory_refused.load(Relaxed)
+    }
+
+    pub(crate) fn inference_queued(&self, ns: u64) {
+        self.inference_queue_ns.fetch_add(ns, Relaxed);
+    }
+    pub(crate) fn inference_ran(&self, cpu_ns: u64, wall_ns: u64) {
+        self.inference_cpu_ns.fetch_add(cpu_ns, Relaxed);
+        self.inference_wall_ns.fetch_add(wall_ns, Relaxed);
+        self.inferences.fetch_add(1, Relaxed);
+        add_billed(cpu_ns);
+    }
+    /// Bills the CPU time of a cold start to the invocation that triggered it.
+    pub fn cold_start_ran(&self, cpu_ns: u64) {
+        self.cold_start_cpu_ns.fetch_add(cpu_ns, Relaxed);
+        add_billed(cpu_ns);
+    }
+
+    /// Work beside the guest begins, which the bill has to wait for.
+    pub fn begin_beside(&self) {
+        self.beside.fetch_add(1, SeqCst);
+    }
+    /// The end of such work.
+    pub fn end_beside(&self) {
+        if self.beside.fetch_sub(1, SeqCst) == 1 {
+            self.beside_ended.notify_waiters();
+        }
+    }
+    /// Whether nothing runs beside the guest.
+    pub fn is_settled(&self) -> bool {
+        self.beside.load(SeqCst) == 0
+    }
+    /// Waits until nothing runs beside the guest: then the figures are final.
+    pub async fn settled(&self) {
+        loop {
+            let ended = self.beside_ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.is_settled() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    pub fn guest_cpu_ns(&self) -> u64 {
+        self.guest_cpu_ns.load(Relaxed)
+    }
+    pub fn inference_cpu_ns(&self) -> u64 {
+        self.inference_cpu_ns.load(Relaxed)
+    }
+    pub fn inference_wall_ns(&self) -> u64 {
+        self.inference_wall_ns.load(Relaxed)
+    }
+    pub fn inference_queue_ns(&self) -> u64 {
+        self.inference_queue_ns.load(Relaxed)
+    }
+    pub fn inferences(&self) -> u32 {
+        self.inferences.load(Relaxed)
+    }
+    pub fn cold_start_cpu_ns(&self) -> u64 {
+        self.cold_start_cpu_ns.load(Relaxed)
+    }
+    pub fn memory_peak(&self) -> u64 {
+        self.memory_peak.load(Relaxed)
+    }
+}

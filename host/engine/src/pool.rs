@@ -1,0 +1,147 @@
+//! The inference threads: models run here and never on an async worker.
+
+use crate::cpu;
+use crate::meter::Meter;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::oneshot;
+use vesta_nn::{Graph, RunError, Tensor};
+
+/// Named tensors, as a guest passes and receives them.
+pub(crate) type NamedTensors = Vec<(String, Tensor)>;
+
+/// Why an inference gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InferenceError {
+    #[error("{0} inferences are waiting already, the most that this host lets wait")]
+    QueueFull(usize),
+    #[error("the invocation's deadline passed before a thread was free")]
+    DeadlinePassed,
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("the inference engine failed")]
+    Crashed,
+}
+
+struct Job {
+    graph: Arc<dyn Graph>,
+    inputs: NamedTensors,
+    meter: Arc<Meter>,
+    queued: Instant,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<NamedTensors, InferenceError>>,
+}
+
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    ready: Condvar,
+    waiting_max: usize,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Jobs are moved in and out whole; a panic elsewhere cannot leave half of one.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fixed number of threads behind one bounded queue, first come, first served.
+pub(crate) struct InferencePool(Arc<Shared>);
+
+impl InferencePool {
+    pub fn start(threads: usize, waiting_max: usize) -> std::io::Result<InferencePool> {
+        let queue = Mutex::new(Queue { jobs: VecDeque::new(), closed: false });
+        let shared = Arc::new(Shared { queue, ready: Condvar::new(), waiting_max });
+        for n in 0..threads.max(1) {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(format!("vesta-infer-{n}")).spawn(move || work(&shared))?;
+        }
+        Ok(InferencePool(shared))
+    }
+
+    /// Queues one run; the receiver gets its outputs. Dropping the receiver drops a job that has not begun; one
+    /// that runs is let finish, and is billed.
+    pub fn submit(
+        &self,
+        graph: Arc<dyn Graph>,
+        inputs: NamedTensors,
+        meter: Arc<Meter>,
+        deadline: Instant,
+    ) -> Result<oneshot::Receiver<Result<NamedTensors, InferenceError>>, InferenceError> {
+        let (reply, answer) = oneshot::channel();
+        let mut queue = self.0.queue();
+        if queue.jobs.len() >= self.0.waiting_max {
+            return Err(InferenceError::QueueFull(self.0.waiting_max));
+        }
+        queue.jobs.push_back(Job { graph, inputs, meter, queued: Instant::now(), deadline, reply });
+        drop(queue);
+        self.0.ready.notify_one();
+        Ok(answer)
+    }
+}
+
+impl Drop for InferencePool {
+    fn drop(&mut self) {
+        self.0.queue().closed = true;
+        self.0.ready.notify_all();
+    }
+}
+
+fn work(shared: &Shared) {
+    cpu::register_thread("inference");
+    loop {
+        let mut queue = shared.queue();
+        let job = loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                break Some(job);
+            }
+            if queue.closed {
+                break None;
+            }
+            queue = shared.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(queue);
+        match job {
+            Some(job) => run(job),
+            None => break,
+        }
+    }
+    cpu::unregister_thread();
+}
+
+fn run(job: Job) {
+    let begun = Instant::now();
+    job.meter.inference_queued((begun - job.queued).as_nanos() as u64);
+    if begun >= job.deadline {
+        let _ = job.reply.send(Err(InferenceError::DeadlinePassed));
+        return;
+    }
+    // From here on the run is billed, whoever still waits for it: the bill waits for this mark.
+    job.meter.begin_beside();
+    if job.reply.is_closed() {
+        job.meter.end_beside();
+        return;
+    }
+    let start = cpu::thread_cpu_ns();
+    let graph = job.graph;
+    let inputs = job.inputs;
+    // An engine's panic must not take the thread along; nothing of the job is used after it.
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| graph.run(inputs)));
+    let here = cpu::thread_cpu_ns() - start;
+    let wall = begun.elapsed().as_nanos() as u64;
+    let (cpu_ns, reply) = match result {
+        // The engine says what it used where it computes elsewhere; this thread's own clock covers the rest.
+        Ok(Ok(output)) => (here.max(output.cpu_ns), Ok(output.outputs)),
+        Ok(Err(e)) => (here, Err(InferenceError::Run(e))),
+        Err(_) => (here, Err(InferenceError::Crashed)),
+    };
+    job.meter.inference_ran(cpu_ns, wall);
+    job.meter.end_beside();
+    let _ = job.reply.send(reply);
+}
