@@ -1,1 +1,3 @@
-//! To be built.
+//! What the host tells of itself and of its functions.
+
+pub mod logs;

@@ -1,0 +1,441 @@
+//! Deployments: from a manifest over its missing blobs to a published version.
+//!
+//! ```text
+//!  begin ──▶ uploading ── commit, nothing missing ──▶ preparing ── published ──▶ ready
+//!                │ expired, host stopped                  │ refused
+//!                └──────────────────────▶ failed ◀────────┘
+//! ```
+
+use super::{ArtifactError, Artifacts, Prepare, PrepareError, ReceiveError, References, store};
+use crate::db::Db;
+use crate::registry::{Registry, RegistryError};
+use bytes::Bytes;
+use dashmap::DashMap;
+use futures_util::Stream;
+use std::collections::HashSet;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use vesta_core::clock::Clock;
+use vesta_core::id::AliasName;
+use vesta_core::manifest::{BlobRef, ManifestError, PackageManifest};
+use vesta_core::{Digest, FunctionName, InvocationId, TenantName};
+
+/// Finished deployments that are still told about, for each tenant.
+const FINISHED_MAX: usize = 64;
+
+/// Bounds of deployments.
+#[derive(Debug, Clone, Copy)]
+pub struct DeployLimits {
+    /// Deployments of one tenant that are under way at once.
+    pub open_max: usize,
+    /// All blobs of one package together, in bytes.
+    pub package_bytes_max: u64,
+    /// Age at which an upload that was not committed is given up, in milliseconds.
+    pub open_ms_max: i64,
+    /// How long a blob stays that nobody refers to, in milliseconds: the time to mend a refused package.
+    pub unused_ms_max: i64,
+}
+
+impl Default for DeployLimits {
+    /// 16 deployments, 2 GiB, one hour, one hour.
+    fn default() -> Self {
+        Self { open_max: 16, package_bytes_max: 2 << 30, open_ms_max: 3_600_000, unused_ms_max: 3_600_000 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeployState {
+    /// Waits for blobs, or for the commit.
+    Uploading,
+    /// Compiles the component and checks the models.
+    Preparing,
+    /// Published as a version.
+    Ready,
+    /// Ended without a version.
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepState {
+    Running,
+    Done,
+    Failed,
+}
+
+/// One piece of the preparation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// `compile`, or `model NAME`.
+    pub name: String,
+    pub state: StepState,
+    /// Wall-clock time that it took, or has taken so far, in milliseconds.
+    pub ms: u64,
+}
+
+/// A deployment as it stands.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    pub id: String,
+    pub tenant: TenantName,
+    pub function: FunctionName,
+    pub created_unix_ms: i64,
+    pub state: DeployState,
+    /// Blobs still to be uploaded.
+    pub missing: Vec<BlobRef>,
+    pub steps: Vec<Step>,
+    /// The version that came of it.
+    pub version: Option<u32>,
+    pub error: Option<PrepareError>,
+    manifest: Option<Arc<PackageManifest>>,
+    receiving: HashSet<Digest>,
+}
+
+impl Deployment {
+    fn is_open(&self) -> bool {
+        matches!(self.state, DeployState::Uploading | DeployState::Preparing)
+    }
+
+    fn fail(&mut self, error: PrepareError) {
+        if let Some(step) = self.steps.last_mut().filter(|s| s.state == StepState::Running) {
+            step.state = StepState::Failed;
+        }
+        self.state = DeployState::Failed;
+        self.error = Some(error);
+    }
+}
+
+/// Why a request about a deployment was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("the package has {bytes} bytes; at most {max} are allowed")]
+    PackageTooLarge { bytes: u64, max: u64 },
+    #[error("{0} deployments are under way, the most at once: finish one, or wait until it expires")]
+    TooManyOpen(usize),
+    #[error("there is no such deployment, or it ended long ago")]
+    NoDeployment,
+    #[error("{0} is no blob of this deployment's package")]
+    NoBlob(Digest),
+    #[error("this blob is being uploaded already")]
+    UploadInProgress,
+    #[error("the deployment takes no uploads any more: it was committed, failed or expired")]
+    NotUploading,
+    #[error("{0} blobs have not been uploaded yet")]
+    Incomplete(usize),
+    #[error("alias {0:?} consists of digits, which name versions")]
+    AliasIsNumber(AliasName),
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    #[error(transparent)]
+    Store(#[from] ArtifactError),
+}
+
+/// All deployments of one host. Those under way are in the database too, so that a restart can tell of them.
+pub struct Deployments {
+    db: Db,
+    artifacts: Arc<Artifacts>,
+    registry: Arc<Registry>,
+    prepare: Arc<dyn Prepare>,
+    clock: Arc<dyn Clock>,
+    limits: DeployLimits,
+    all: DashMap<String, Deployment>,
+    /// Held while a deployment begins and while blobs are collected: no blob goes that a deployment counts on.
+    gate: Mutex<()>,
+}
+
+impl Deployments {
+    /// Those that were under way when the host stopped have failed.
+    pub async fn open(
+        db: Db,
+        artifacts: Arc<Artifacts>,
+        registry: Arc<Registry>,
+        prepare: Arc<dyn Prepare>,
+        clock: Arc<dyn Clock>,
+        limits: DeployLimits,
+    ) -> Result<Arc<Self>, ArtifactError> {
+        let all = DashMap::new();
+        for row in store::take_open_deployments(&db).await? {
+            let mut deployment = Deployment::new(row.id, row.tenant, row.function, row.created_unix_ms);
+            deployment.fail(failure("host-restarted", "the host was restarted; deploy again", true));
+            all.insert(deployment.id.clone(), deployment);
+        }
+        Ok(Arc::new(Self { db, artifacts, registry, prepare, clock, limits, all, gate: Mutex::new(()) }))
+    }
+
+    /// The bounds in force.
+    pub fn limits(&self) -> &DeployLimits {
+        &self.limits
+    }
+
+    /// Checks a manifest and begins a deployment of it.
+    pub async fn begin(
+        &self,
+        tenant: &TenantName,
+        manifest: PackageManifest,
+    ) -> Result<Deployment, DeployError> {
+        manifest.check()?;
+        let bytes = manifest.blobs().iter().fold(0u64, |sum, blob| sum.saturating_add(blob.size));
+        if bytes > self.limits.package_bytes_max {
+            return Err(DeployError::PackageTooLarge { bytes, max: self.limits.package_bytes_max });
+        }
+        let _gate = self.gate.lock().await;
+        self.expire().await?;
+        self.forget_oldest(tenant);
+        let open = self.all.iter().filter(|d| d.tenant == *tenant && d.is_open()).count();
+        if open >= self.limits.open_max {
+            return Err(DeployError::TooManyOpen(open));
+        }
+        let now = self.now_unix_ms();
+        // An id that sorts by time and cannot be guessed.
+        let id = InvocationId::new(now.unsigned_abs(), rand::random()).to_string();
+        let mut deployment = Deployment::new(id.clone(), tenant.clone(), manifest.name.clone(), now);
+        deployment.missing = self.artifacts.missing(tenant, &manifest).await?;
+        deployment.manifest = Some(Arc::new(manifest));
+        let row = store::OpenDeployment {
+            id: id.clone(),
+            tenant: tenant.clone(),
+            function: deployment.function.clone(),
+            created_unix_ms: now,
+        };
+        store::deployment_opened(&self.db, &row).await.map_err(ArtifactError::Db)?;
+        self.all.insert(id, deployment.clone());
+        Ok(deployment)
+    }
+
+    /// How a tenant's deployment stands.
+    pub fn get(&self, tenant: &TenantName, id: &str) -> Result<Deployment, DeployError> {
+        let found = self.all.get(id).filter(|d| d.tenant == *tenant);
+        found.map(|d| d.clone()).ok_or(DeployError::NoDeployment)
+    }
+
+    /// Takes the bytes of one missing blob. One that is here already is not read.
+    pub async fn upload<E: std::fmt::Display>(
+        &self,
+        tenant: &TenantName,
+        id: &str,
+        digest: Digest,
+        stated_bytes: Option<u64>,
+        bytes: impl Stream<Item = Result<Bytes, E>>,
+    ) -> Result<(), DeployError> {
+        let Some(blob) = self.reserve(tenant, id, digest)? else { return Ok(()) };
+        let _receiving = Receiving { deployments: self, id, digest };
+        let size = blob.size;
+        match stated_bytes {
+            Some(stated) if stated > size => return Err(ReceiveError::TooLong { size }.into()),
+            Some(stated) if stated < size => return Err(ReceiveError::Short { got: stated, size }.into()),
+            _ => {}
+        }
+        self.artifacts.receive(tenant, &blob, bytes, self.now_unix_ms()).await?;
+        if let Some(mut deployment) = self.all.get_mut(id) {
+            deployment.missing.retain(|b| b.digest != digest);
+        }
+        Ok(())
+    }
+
+    /// The missing blob of that digest, kept for one upload at a time; `None` when it is here.
+    fn reserve(&self, tenant: &TenantName, id: &str, digest: Digest) -> Result<Option<BlobRef>, DeployError> {
+        let mut deployment = self.all.get_mut(id).ok_or(DeployError::NoDeployment)?;
+        if deployment.tenant != *tenant {
+            return Err(DeployError::NoDeployment);
+        }
+        if deployment.state != DeployState::Uploading {
+            return Err(DeployError::NotUploading);
+        }
+        let Some(blob) = deployment.missing.iter().find(|b| b.digest == digest).cloned() else {
+            let manifest = deployment.manifest.as_ref();
+            let known = manifest.is_some_and(|m| m.blobs().iter().any(|b| b.digest == digest));
+            return if known { Ok(None) } else { Err(DeployError::NoBlob(digest)) };
+        };
+        if !deployment.receiving.insert(digest) {
+            return Err(DeployError::UploadInProgress);
+        }
+        Ok(Some(blob))
+    }
+
+    /// Ends the upload and begins the preparation; the version is published under the alias when it succeeds.
+    /// Committing again changes nothing.
+    pub fn commit(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        id: &str,
+        alias: Option<AliasName>,
+    ) -> Result<Deployment, DeployError> {
+        if let Some(alias) = &alias
+            && alias.as_str().bytes().all(|b| b.is_ascii_digit())
+        {
+            return Err(DeployError::AliasIsNumber(alias.clone()));
+        }
+        let (snapshot, manifest) = {
+            let mut deployment = self.all.get_mut(id).ok_or(DeployError::NoDeployment)?;
+            if deployment.tenant != *tenant {
+                return Err(DeployError::NoDeployment);
+            }
+            let manifest = match (deployment.state, &deployment.manifest) {
+                (DeployState::Uploading, Some(manifest)) => manifest.clone(),
+                _ => return Ok(deployment.clone()),
+            };
+            if !deployment.missing.is_empty() {
+                return Err(DeployError::Incomplete(deployment.missing.len()));
+            }
+            deployment.state = DeployState::Preparing;
+            (deployment.clone(), manifest)
+        };
+        let (this, tenant, id) = (self.clone(), tenant.clone(), id.to_owned());
+        tokio::spawn(async move {
+            let preparing =
+                tokio::spawn(this.clone().prepare_and_publish(tenant, id.clone(), manifest, alias));
+            let result = preparing
+                .await
+                .unwrap_or_else(|_| Err(failure("internal", "the preparation broke off", true)));
+            this.finish(&id, result).await;
+        });
+        Ok(snapshot)
+    }
+
+    async fn prepare_and_publish(
+        self: Arc<Self>,
+        tenant: TenantName,
+        id: String,
+        manifest: Arc<PackageManifest>,
+        alias: Option<AliasName>,
+    ) -> Result<u32, PrepareError> {
+        let digest = manifest.component.digest;
+        let path = self.artifacts.blob_path(&digest);
+        self.step(&id, "compile".into(), self.prepare.component(&digest, &path)).await?;
+        let mut models = Vec::with_capacity(manifest.models.len());
+        for model in &manifest.models {
+            let path = self.artifacts.blob_path(&model.blob.digest);
+            let checked = self.prepare.model(model, &path);
+            models.push(self.step(&id, format!("model {}", model.name), checked).await?);
+        }
+        let now = self.now_unix_ms();
+        let version = self.registry.publish(&tenant, PackageManifest::clone(&manifest), models, alias, now);
+        version.await.map(|v| v.number).map_err(|e| {
+            if matches!(e, RegistryError::Db(_)) {
+                tracing::error!("publishing {tenant}/{}: {e}", manifest.name);
+                return failure("internal", "the version could not be stored", true);
+            }
+            failure("limit-reached", &e.to_string(), false)
+        })
+    }
+
+    async fn step<T>(
+        &self,
+        id: &str,
+        name: String,
+        work: impl Future<Output = Result<T, PrepareError>>,
+    ) -> Result<T, PrepareError> {
+        let began = self.clock.now();
+        if let Some(mut deployment) = self.all.get_mut(id) {
+            deployment.steps.push(Step { name, state: StepState::Running, ms: 0 });
+        }
+        let result = work.await;
+        let took = self.clock.now().saturating_sub(began);
+        if let Some(mut deployment) = self.all.get_mut(id)
+            && let Some(step) = deployment.steps.last_mut()
+        {
+            step.state = if result.is_ok() { StepState::Done } else { StepState::Failed };
+            step.ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        }
+        result
+    }
+
+    async fn finish(&self, id: &str, result: Result<u32, PrepareError>) {
+        if let Err(e) = store::deployment_closed(&self.db, id).await {
+            tracing::error!("deployment {id}: {e}");
+        }
+        if let Some(mut deployment) = self.all.get_mut(id) {
+            match result {
+                Ok(number) => {
+                    deployment.version = Some(number);
+                    deployment.state = DeployState::Ready;
+                }
+                Err(error) => deployment.fail(error),
+            }
+        }
+    }
+
+    /// Gives up uploads that grew old, and deletes the blobs that nobody needs. Returns how many blobs.
+    pub async fn collect(&self) -> Result<usize, ArtifactError> {
+        let _gate = self.gate.lock().await;
+        self.expire().await?;
+        // Open deployments before versions: one that is published in between is seen in both.
+        let mut references = References::new();
+        for deployment in self.all.iter().filter(|d| d.is_open()) {
+            let blobs = deployment.manifest.iter().flat_map(|m| m.blobs());
+            references.extend(blobs.map(|b| (deployment.tenant.clone(), b.digest)));
+        }
+        references.extend(self.registry.referenced());
+        let before = self.now_unix_ms() - self.limits.unused_ms_max;
+        self.artifacts.collect(&references, before, self.prepare.as_ref()).await
+    }
+
+    async fn expire(&self) -> Result<(), ArtifactError> {
+        let before = self.now_unix_ms() - self.limits.open_ms_max;
+        let mut expired = Vec::new();
+        for mut deployment in self.all.iter_mut() {
+            let idle = deployment.state == DeployState::Uploading && deployment.receiving.is_empty();
+            if idle && deployment.created_unix_ms < before {
+                let detail = "the upload was not committed in time; deploy again";
+                deployment.fail(failure("deployment-expired", detail, false));
+                expired.push(deployment.id.clone());
+            }
+        }
+        for id in expired {
+            store::deployment_closed(&self.db, &id).await?;
+        }
+        Ok(())
+    }
+
+    fn forget_oldest(&self, tenant: &TenantName) {
+        let finished = self.all.iter().filter(|d| d.tenant == *tenant && !d.is_open());
+        // Ids sort by time.
+        let mut ids: Vec<_> = finished.map(|d| d.id.clone()).collect();
+        ids.sort();
+        for id in ids.iter().rev().skip(FINISHED_MAX) {
+            self.all.remove(id);
+        }
+    }
+
+    fn now_unix_ms(&self) -> i64 {
+        self.clock.unix_ns() / 1_000_000
+    }
+}
+
+impl Deployment {
+    fn new(id: String, tenant: TenantName, function: FunctionName, created_unix_ms: i64) -> Self {
+        Self {
+            id,
+            tenant,
+            function,
+            created_unix_ms,
+            state: DeployState::Uploading,
+            missing: Vec::new(),
+            steps: Vec::new(),
+            version: None,
+            error: None,
+            manifest: None,
+            receiving: HashSet::new(),
+        }
+    }
+}
+
+/// Lets the blob be uploaded again when an upload ends, also where its client went away.
+struct Receiving<'a> {
+    deployments: &'a Deployments,
+    id: &'a str,
+    digest: Digest,
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        if let Some(mut deployment) = self.deployments.all.get_mut(self.id) {
+            deployment.receiving.remove(&self.digest);
+        }
+    }
+}
+
+fn failure(code: &str, detail: &str, platform: bool) -> PrepareError {
+    PrepareError { code: code.into(), detail: detail.into(), platform }
+}

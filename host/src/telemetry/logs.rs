@@ -1,0 +1,319 @@
+//! What functions write: kept in the database for a while, and passed on to whoever follows.
+//!
+//! Writing never holds a function up: entries wait in a bounded queue for one writer, and past its bound they are
+//! dropped and counted.
+
+use crate::db::{Db, DbError};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use vesta_core::{FunctionName, InvocationId, TenantName};
+
+/// Entries that wait for the writer.
+const QUEUE_MAX: usize = 8_192;
+/// Entries of one transaction.
+const BATCH_MAX: usize = 512;
+/// Entries kept for a follower that falls behind.
+const FOLLOW_MAX: usize = 4_096;
+/// Most entries of one [`LogStore::tail`].
+pub const TAIL_MAX: u32 = 1_000;
+/// Newest entries kept of each function when [`LogStore::prune`] runs.
+pub const KEPT_PER_FUNCTION: u32 = 100_000;
+/// How long a reader waits for the entries before it to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
+
+/// How grave an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl Level {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Level::Trace => "trace",
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
+    /// The level of that name in any case, if there is one.
+    pub fn from_name(name: &str) -> Option<Level> {
+        let all = [Level::Trace, Level::Debug, Level::Info, Level::Warn, Level::Error];
+        all.into_iter().find(|l| l.as_str().eq_ignore_ascii_case(name))
+    }
+}
+
+/// One line that a function wrote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogEntry {
+    pub unix_ns: i64,
+    pub tenant: TenantName,
+    pub function: FunctionName,
+    pub version: u32,
+    pub invocation: InvocationId,
+    pub level: Level,
+    pub message: String,
+    /// Further keys of a structured line, as a JSON object.
+    pub fields: Option<serde_json::Value>,
+}
+
+/// An entry that was written, under the number that orders it among all.
+#[derive(Debug, Clone)]
+pub struct Written {
+    pub seq: i64,
+    pub entry: LogEntry,
+}
+
+enum Message {
+    Entry(Box<LogEntry>),
+    Flush(oneshot::Sender<()>),
+}
+
+/// The logs of all functions of one host.
+pub struct LogStore {
+    db: Db,
+    queue: mpsc::Sender<Message>,
+    followers: broadcast::Sender<Arc<Written>>,
+    dropped: AtomicU64,
+}
+
+impl LogStore {
+    /// Starts the writer; it ends with the store.
+    pub fn open(db: Db) -> Arc<Self> {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let (followers, _) = broadcast::channel(FOLLOW_MAX);
+        tokio::spawn(write_all(db.clone(), waiting, followers.clone()));
+        Arc::new(Self { db, queue, followers, dropped: AtomicU64::new(0) })
+    }
+
+    /// Takes an entry without waiting; drops and counts it where the writer is too far behind.
+    pub fn append(&self, entry: LogEntry) {
+        if self.queue.try_send(Message::Entry(Box::new(entry))).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many entries were dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits, for 2 s at most, until what was appended before is written.
+    pub async fn flush(&self) {
+        let (done, written) = oneshot::channel();
+        let flushed = async {
+            if self.queue.send(Message::Flush(done)).await.is_ok() {
+                // An error means that the writer has ended: there is nothing to wait for.
+                let _ = written.await;
+            }
+        };
+        let _ = tokio::time::timeout(FLUSH_MAX, flushed).await;
+    }
+
+    /// A function's newest entries, oldest first; at most `limit` and [`TAIL_MAX`].
+    pub async fn tail(
+        &self,
+        tenant: &TenantName,
+        function: &FunctionName,
+        limit: u32,
+    ) -> Result<Vec<Written>, DbError> {
+        self.flush().await;
+        store::tail(&self.db, tenant, function, limit.min(TAIL_MAX)).await
+    }
+
+    /// Entries of all functions from now on, each after it was written.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Written>> {
+        self.followers.subscribe()
+    }
+
+    /// Deletes the entries from before a moment (nanoseconds since 1970), and all but the newest [`KEPT_PER_FUNCTION`]
+    /// of each function. Returns how many.
+    pub async fn prune(&self, before_unix_ns: i64) -> Result<u64, DbError> {
+        store::prune(&self.db, before_unix_ns, KEPT_PER_FUNCTION).await
+    }
+}
+
+async fn write_all(db: Db, mut waiting: mpsc::Receiver<Message>, followers: broadcast::Sender<Arc<Written>>) {
+    let mut messages = Vec::with_capacity(BATCH_MAX);
+    while waiting.recv_many(&mut messages, BATCH_MAX).await > 0 {
+        let mut entries = Vec::new();
+        let mut flushes = Vec::new();
+        for message in messages.drain(..) {
+            match message {
+                Message::Entry(entry) => entries.push(*entry),
+                Message::Flush(done) => flushes.push(done),
+            }
+        }
+        match store::write(&db, entries).await {
+            Ok(written) => {
+                for entry in written {
+                    // An error means that nobody follows.
+                    let _ = followers.send(Arc::new(entry));
+                }
+            }
+            Err(e) => tracing::error!("function logs were lost: {e}"),
+        }
+        for done in flushes {
+            let _ = done.send(());
+        }
+    }
+}
+
+mod store {
+    //! Statements of the logs.
+
+    use super::{LogEntry, Written};
+    use crate::db::{Db, DbError};
+    use sqlx::Row;
+    use sqlx::sqlite::SqliteRow;
+    use vesta_core::{FunctionName, TenantName};
+
+    pub async fn write(db: &Db, entries: Vec<LogEntry>) -> Result<Vec<Written>, DbError> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut write = db.write().await?;
+        let mut written = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let done = sqlx::query(
+                "INSERT INTO guest_logs (unix_ns, tenant, function, version, invocation, level, message, fields)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
+            )
+            .bind(entry.unix_ns)
+            .bind(entry.tenant.as_str())
+            .bind(entry.function.as_str())
+            .bind(i64::from(entry.version))
+            .bind(entry.invocation.to_string())
+            .bind(entry.level.as_str())
+            .bind(&entry.message)
+            .bind(entry.fields.as_ref().map(serde_json::Value::to_string))
+            .fetch_one(&mut *write)
+            .await?;
+            written.push(Written { seq: done.try_get("seq")?, entry });
+        }
+        write.commit().await?;
+        Ok(written)
+    }
+
+    pub async fn tail(
+        db: &Db,
+        tenant: &TenantName,
+        function: &FunctionName,
+        limit: u32,
+    ) -> Result<Vec<Written>, DbError> {
+        let rows = sqlx::query(
+            "SELECT seq, unix_ns, version, invocation, level, message, fields FROM guest_logs
+             WHERE tenant = ? AND function = ? ORDER BY seq DESC LIMIT ?",
+        )
+        .bind(tenant.as_str())
+        .bind(function.as_str())
+        .bind(i64::from(limit))
+        .fetch_all(db.pool())
+        .await?;
+        rows.iter().rev().map(|row| written(row, tenant, function)).collect()
+    }
+
+    pub async fn prune(db: &Db, before_unix_ns: i64, kept: u32) -> Result<u64, DbError> {
+        let mut write = db.write().await?;
+        let old = sqlx::query("DELETE FROM guest_logs WHERE unix_ns < ?")
+            .bind(before_unix_ns)
+            .execute(&mut *write)
+            .await?;
+        let beyond = sqlx::query(
+            "DELETE FROM guest_logs WHERE seq IN (SELECT seq FROM
+             (SELECT seq, row_number() OVER (PARTITION BY tenant, function ORDER BY seq DESC) AS place FROM guest_logs)
+             AS placed WHERE place > ?)",
+        )
+        .bind(i64::from(kept))
+        .execute(&mut *write)
+        .await?;
+        write.commit().await?;
+        Ok(old.rows_affected() + beyond.rows_affected())
+    }
+
+    fn written(row: &SqliteRow, tenant: &TenantName, function: &FunctionName) -> Result<Written, DbError> {
+        let damaged = |detail: String| DbError::Row { table: "guest_logs", detail };
+        let level: &str = row.try_get("level")?;
+        let fields: Option<&str> = row.try_get("fields")?;
+        let version: i64 = row.try_get("version")?;
+        let invocation: &str = row.try_get("invocation")?;
+        let entry = LogEntry {
+            unix_ns: row.try_get("unix_ns")?,
+            tenant: tenant.clone(),
+            function: function.clone(),
+            version: u32::try_from(version).map_err(|e| damaged(e.to_string()))?,
+            invocation: invocation.parse().map_err(|e| damaged(format!("{e}")))?,
+            level: super::Level::from_name(level).ok_or_else(|| damaged(level.to_owned()))?,
+            message: row.try_get("message")?,
+            fields: fields.map(serde_json::from_str).transpose().map_err(|e| damaged(e.to_string()))?,
+        };
+        Ok(Written { seq: row.try_get("seq")?, entry })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::testing;
+
+    fn entry(n: i64, function: &str) -> LogEntry {
+        LogEntry {
+            unix_ns: n,
+            tenant: "acme".parse().expect("name"),
+            function: function.parse().expect("name"),
+            version: 1,
+            invocation: InvocationId::new(1, 1),
+            level: Level::Warn,
+            message: format!("line {n}"),
+            fields: (n % 2 == 0).then(|| serde_json::json!({ "n": n })),
+        }
+    }
+
+    #[tokio::test]
+    async fn entries_come_back_in_order_and_reach_followers_once_written() {
+        let dir = tempfile::tempdir().expect("dir");
+        let logs = LogStore::open(testing::db(&dir).await);
+        let mut follower = logs.subscribe();
+        for n in 0..1_000 {
+            logs.append(entry(n, if n < 990 { "a" } else { "b" }));
+        }
+        let (a, b) = (entry(0, "a"), entry(0, "b"));
+        let tail = logs.tail(&a.tenant, &a.function, 3).await.expect("tail");
+        let entries: Vec<_> = tail.into_iter().map(|w| w.entry).collect();
+        assert_eq!(entries, [entry(987, "a"), entry(988, "a"), entry(989, "a")]);
+        assert_eq!(follower.recv().await.expect("entry").entry, a);
+
+        assert_eq!(logs.prune(991).await.expect("prune"), 991);
+        assert!(logs.tail(&a.tenant, &a.function, 9).await.expect("tail").is_empty());
+        assert_eq!(logs.tail(&b.tenant, &b.function, 100).await.expect("tail").len(), 9);
+        assert_eq!(store::prune(&logs.db, 0, 4).await.expect("prune"), 5);
+        assert_eq!(logs.dropped(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_falls_behind_drops_and_counts_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().expect("dir");
+        let db = testing::db(&dir).await;
+        let logs = LogStore::open(db.clone());
+        let turn = db.write().await.expect("write");
+        let sent = QUEUE_MAX + BATCH_MAX + 100;
+        for n in 0..sent {
+            logs.append(entry(i64::try_from(n).expect("small"), "a"));
+        }
+        assert!(logs.dropped() >= 100);
+        drop(turn);
+        logs.flush().await;
+        let rows: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM guest_logs").fetch_one(db.pool()).await.expect("count");
+        assert_eq!(rows as u64 + logs.dropped(), sent as u64);
+    }
+}
