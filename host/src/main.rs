@@ -1,1 +1,7 @@
-fn main() {}
+//! The `vesta` binary: the host and its command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vesta::cli::run()
+}

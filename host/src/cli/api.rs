@@ -1,0 +1,147 @@
+//! The API's answers, as far as the tables show them; what is not read here still reaches `--json`.
+
+use super::client::{Client, Problem};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use vesta_core::FunctionName;
+use vesta_core::manifest::{BlobRef, PackageManifest};
+
+#[derive(Debug, Deserialize)]
+pub struct Deployment {
+    pub id: String,
+    pub state: DeploymentState,
+    #[serde(default)]
+    pub missing: Vec<BlobRef>,
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    pub version: Option<u32>,
+    pub error: Option<Problem>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeploymentState {
+    Uploading,
+    Preparing,
+    Ready,
+    Failed,
+}
+
+/// One step of the host's preparation: `compile`, or `model NAME`.
+#[derive(Debug, Deserialize)]
+pub struct Step {
+    pub name: String,
+    pub state: String,
+    pub ms: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct FunctionSummary {
+    pub name: FunctionName,
+    pub live: Option<u32>,
+    #[serde(default)]
+    pub versions: serde_json::Value,
+    #[serde(default)]
+    pub state: String,
+    #[serde(default)]
+    pub public: bool,
+    #[serde(default)]
+    pub updated_at: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct FunctionDetail {
+    pub live: Option<u32>,
+    #[serde(default)]
+    pub state: String,
+    #[serde(default)]
+    pub aliases: BTreeMap<String, u32>,
+    pub versions: Vec<VersionInfo>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct VersionInfo {
+    pub version: u32,
+    #[serde(default)]
+    pub created_at: String,
+    pub manifest: PackageManifest,
+    #[serde(default)]
+    pub models: Vec<ModelSignature>,
+}
+
+/// What a model takes and gives.
+#[derive(Debug, Deserialize)]
+pub struct ModelSignature {
+    pub name: String,
+    #[serde(default)]
+    pub inputs: Vec<Port>,
+    #[serde(default)]
+    pub outputs: Vec<Port>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Port {
+    pub name: String,
+    #[serde(default, rename = "type")]
+    pub element: String,
+    /// A dimension without a number may differ from run to run.
+    #[serde(default)]
+    pub shape: Vec<Option<u64>>,
+}
+
+impl ModelSignature {
+    /// `takes image f32[?,64]; gives probabilities f32[?,10]`.
+    pub fn describe(&self) -> String {
+        let port = |p: &Port| {
+            let dims = p.shape.iter().map(|d| d.map_or("?".into(), |d| d.to_string()));
+            format!("{} {}[{}]", p.name, p.element, dims.collect::<Vec<_>>().join(","))
+        };
+        let ports = |ports: &[Port]| ports.iter().map(port).collect::<Vec<_>>().join(", ");
+        super::output::printable(&format!("takes {}; gives {}", ports(&self.inputs), ports(&self.outputs)))
+    }
+}
+
+/// Reads a function with its versions, the newest last.
+pub fn function(client: &Client, name: &FunctionName) -> anyhow::Result<FunctionDetail> {
+    let mut detail: FunctionDetail = serde_json::from_value(client.get(&format!("/functions/{name}"))?)?;
+    detail.versions.sort_by_key(|v| v.version);
+    Ok(detail)
+}
+
+/// A time of the API without its fraction of a second.
+pub fn short_time(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+        Err(_) => super::output::printable(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_is_read_with_and_without_its_optional_parts() {
+        let json = r#"{"id":"d1","function":"f","state":"uploading","version":null,"error":null,
+            "missing":[{"digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","size":1}]}"#;
+        let d: Deployment = serde_json::from_str(json).expect("read");
+        assert_eq!((d.state, d.missing.len()), (DeploymentState::Uploading, 1));
+        let json = r#"{"id":"d1","state":"failed","error":{"title":"Not a component"}}"#;
+        let d: Deployment = serde_json::from_str(json).expect("read");
+        assert_eq!(d.error.expect("an error").title, "Not a component");
+    }
+
+    #[test]
+    fn a_models_signature_is_shown_with_types_and_shapes() {
+        let json =
+            r#"{"name":"m","inputs":[{"name":"x","type":"f32","shape":[null,64]}],"outputs":[{"name":"y"}]}"#;
+        let signature: ModelSignature = serde_json::from_str(json).expect("read");
+        assert_eq!(signature.describe(), "takes x f32[?,64]; gives y []");
+    }
+
+    #[test]
+    fn times_lose_their_fraction_only() {
+        assert_eq!(short_time("2026-11-22T18:30:05.123456Z"), "2026-11-22 18:30:05Z");
+        assert_eq!(short_time("soon"), "soon");
+    }
+}

@@ -1,0 +1,71 @@
+//! `vesta login`
+
+use super::client::Client;
+use super::config::{ConfigFile, Connection, checked_url};
+use super::exit::{Exit, Failure};
+use super::output;
+use serde_json::json;
+use std::io::{BufRead, IsTerminal};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// URL of the control API; the same as --url
+    #[arg(value_name = "URL", conflicts_with = "url")]
+    to: Option<String>,
+    /// Read the key from stdin, so that it shows neither on the screen's history nor in the process list
+    #[arg(long, conflicts_with = "key")]
+    key_stdin: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
+    let mut connection = args.connection.clone();
+    if let Some(url) = &args.to {
+        connection.url = Some(checked_url(url)?);
+    }
+    if args.key_stdin || connection.key.is_none() {
+        connection.key = Some(read_key(args.key_stdin)?);
+    }
+    let client = Client::new(connection.settings()?);
+    let who = client.whoami()?;
+    let settings = &client.settings;
+    let invoke_url = match (&connection.invoke_url, &who.invoke_url) {
+        (None, Some(told)) => checked_url(told)?,
+        _ => settings.invoke_url.clone(),
+    };
+    let path = ConfigFile::path()?;
+    let file = ConfigFile {
+        url: Some(settings.url.clone()),
+        invoke_url: Some(invoke_url.clone()),
+        key: settings.key.clone(),
+    };
+    file.save(&path)?;
+    if json {
+        let shown = path.display().to_string();
+        return output::json(&json!({ "url": settings.url, "invoke_url": invoke_url, "role": who.role,
+            "tenant": who.tenant, "config": shown }));
+    }
+    let whom = who.tenant.map_or("the operator".to_string(), |t| format!("tenant {t}"));
+    output::line(format!(
+        "logged in to {} as {}; kept in {}",
+        settings.url,
+        output::printable(&whom),
+        path.display()
+    ))
+}
+
+fn read_key(stdin: bool) -> anyhow::Result<String> {
+    if !stdin && !std::io::stdin().is_terminal() {
+        return Err(Failure::error(Exit::Usage, "no key: give --key, --key-stdin or VESTA_KEY"));
+    }
+    if !stdin {
+        output::note("API key (vk_...):");
+    }
+    let mut key = String::new();
+    std::io::stdin().lock().read_line(&mut key)?;
+    match key.trim() {
+        "" => Err(Failure::error(Exit::Usage, "no key was given")),
+        key => Ok(key.to_string()),
+    }
+}
