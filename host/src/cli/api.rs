@@ -1,7 +1,7 @@
 //! The API's answers, as far as the tables show them; what is not read here still reaches `--json`.
 
 use super::client::{Client, Problem};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vesta_core::FunctionName;
 use vesta_core::manifest::{BlobRef, PackageManifest};
@@ -70,7 +70,7 @@ pub struct VersionInfo {
 }
 
 /// What a model takes and gives.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ModelSignature {
     pub name: String,
     #[serde(default)]
@@ -79,7 +79,7 @@ pub struct ModelSignature {
     pub outputs: Vec<Port>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Port {
     pub name: String,
     #[serde(default, rename = "type")]

@@ -1,6 +1,6 @@
 //! `vesta deploy`: build, send the manifest, send only the blobs that the host lacks, and wait until it is ready.
 
-use super::api::{Deployment, DeploymentState, VersionInfo};
+use super::api::{Deployment, DeploymentState, ModelSignature, VersionInfo};
 use super::client::{ApiError, Client, Payload};
 use super::config::Connection;
 use super::exit::{Exit, Failure};
@@ -41,12 +41,18 @@ pub struct Deployed {
     pub url: String,
     pub uploaded: Vec<BlobRef>,
     pub reused: Vec<BlobRef>,
-    pub steps: Vec<(String, u64)>,
-    /// Each model's name, and what it takes and gives.
-    pub models: Vec<(String, String)>,
+    pub steps: Vec<StepDone>,
+    pub models: Vec<ModelSignature>,
     pub build_ms: u64,
     pub upload_ms: u64,
     pub prepare_ms: u64,
+}
+
+/// A step of the host's preparation.
+#[derive(Debug, Serialize)]
+pub struct StepDone {
+    pub name: String,
+    pub ms: u64,
 }
 
 /// Longest wait for the host's preparation; the host's own bound is shorter.
@@ -108,7 +114,7 @@ pub fn deploy(
         url: format!("{}/fn/{tenant}/{name}/", client.settings.invoke_url),
         uploaded: uploaded.into_iter().cloned().collect(),
         reused: reused.into_iter().cloned().collect(),
-        steps: ready.steps.into_iter().map(|s| (s.name, s.ms.unwrap_or(0))).collect(),
+        steps: ready.steps.into_iter().map(|s| StepDone { name: s.name, ms: s.ms.unwrap_or(0) }).collect(),
         models: signatures(client, &package, version),
         build_ms,
         upload_ms,
@@ -161,14 +167,13 @@ fn wait(client: &Client, id: &str) -> anyhow::Result<Deployment> {
 }
 
 /// For information only: without them the deployment is as good.
-fn signatures(client: &Client, package: &Package, version: u32) -> Vec<(String, String)> {
+fn signatures(client: &Client, package: &Package, version: u32) -> Vec<ModelSignature> {
     if package.manifest.models.is_empty() {
         return Vec::new();
     }
     let path = format!("/functions/{}/versions/{version}", package.manifest.name);
     let info = client.get(&path).ok().and_then(|v| serde_json::from_value::<VersionInfo>(v).ok());
-    let models = info.map(|v| v.models).unwrap_or_default();
-    models.into_iter().map(|m| (m.name.clone(), m.describe())).collect()
+    info.map(|v| v.models).unwrap_or_default()
 }
 
 fn elapsed_ms(start: Instant) -> u64 {
@@ -189,7 +194,7 @@ fn describe(d: &Deployed) -> String {
     let steps: Vec<String> = d
         .steps
         .iter()
-        .map(|(name, ms)| format!("{} {}", output::printable(name), output::duration_ms(*ms)))
+        .map(|s| format!("{} {}", output::printable(&s.name), output::duration_ms(s.ms)))
         .collect();
     let mut prepared = format!("in {}", output::duration_ms(d.prepare_ms));
     if !steps.is_empty() {
@@ -202,7 +207,7 @@ fn describe(d: &Deployed) -> String {
         ("prepared", prepared),
     ];
     pairs.extend(
-        d.models.iter().map(|(name, text)| ("model", format!("{}: {text}", output::printable(name)))),
+        d.models.iter().map(|m| ("model", format!("{}: {}", output::printable(&m.name), m.describe()))),
     );
     format!("{} version {} is {}\n{}", d.function, d.version, d.alias, output::pairs(&pairs))
 }
@@ -222,8 +227,10 @@ mod tests {
             url: "http://h/fn/default/digits/".into(),
             uploaded: vec![blob(1)],
             reused: vec![blob(2), blob(3)],
-            steps: vec![("compile".into(), 600), ("model digits".into(), 40)],
-            models: vec![("digits".into(), "takes x".into())],
+            steps: [("compile", 600), ("model digits", 40)]
+                .map(|(name, ms)| StepDone { name: name.into(), ms })
+                .into(),
+            models: Vec::new(),
             build_ms: 1200,
             upload_ms: 12,
             prepare_ms: 650,

@@ -9,11 +9,11 @@ use std::io::{BufRead, IsTerminal};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// URL of the control API; the same as --url
-    #[arg(value_name = "URL", conflicts_with = "url")]
+    /// URL of the control API; goes before --url
+    #[arg(value_name = "URL")]
     to: Option<String>,
-    /// Read the key from stdin, so that it shows neither on the screen's history nor in the process list
-    #[arg(long, conflicts_with = "key")]
+    /// Read the key from stdin, so that it shows neither in the shell's history nor in the process list
+    #[arg(long)]
     key_stdin: bool,
     #[command(flatten)]
     connection: Connection,
