@@ -56,7 +56,8 @@ pub fn describe(package: &Package) -> String {
     rows.extend(manifest.models.iter().map(|m| row(&format!("model {}", m.name), &m.blob)));
     let total = manifest.blobs().iter().map(|b| b.size).sum();
     let table = output::table(&["BLOB", ">SIZE", "DIGEST"], rows);
-    format!("{}: {} blobs, {}\n{table}", manifest.name, manifest.blobs().len(), output::size(total))
+    let blobs = output::plural(manifest.blobs().len(), "blob");
+    format!("{}: {blobs}, {}\n{table}", manifest.name, output::size(total))
 }
 
 fn row(name: &str, blob: &vesta_core::manifest::BlobRef) -> Vec<String> {

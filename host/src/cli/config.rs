@@ -1,6 +1,7 @@
 //! Where the command line finds its host and its key: flags, then the environment, then the file.
 
-use anyhow::{Context, bail};
+use super::exit::{Exit, Failure};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -68,15 +69,16 @@ impl Connection {
 /// An http or https URL without the slash at its end; `http://` is added where there is no scheme.
 pub fn checked_url(text: &str) -> anyhow::Result<String> {
     let url = if text.contains("://") { text.to_string() } else { format!("http://{text}") };
-    let parsed: http::Uri = url.parse().with_context(|| format!("{text:?} is not a URL"))?;
-    let scheme = parsed.scheme_str().unwrap_or_default();
-    if !matches!(scheme, "http" | "https")
-        || parsed.host().is_none_or(str::is_empty)
-        || parsed.query().is_some()
-    {
-        bail!("{text:?} is not an http or https URL of a host");
+    let of_host = |uri: http::Uri| {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        matches!(scheme, "http" | "https")
+            && uri.host().is_some_and(|h| !h.is_empty())
+            && uri.query().is_none()
+    };
+    match url.parse().is_ok_and(of_host) {
+        true => Ok(url.trim_end_matches('/').to_string()),
+        false => Err(Failure::error(Exit::Usage, format!("{text:?} is not an http or https URL of a host"))),
     }
-    Ok(url.trim_end_matches('/').to_string())
 }
 
 impl ConfigFile {

@@ -183,8 +183,8 @@ fn elapsed_ms(start: Instant) -> u64 {
 fn describe(d: &Deployed) -> String {
     let total = |blobs: &[BlobRef]| output::size(blobs.iter().map(|b| b.size).sum());
     let mut uploaded = format!(
-        "{} blobs, {}, in {}",
-        d.uploaded.len(),
+        "{}, {}, in {}",
+        output::plural(d.uploaded.len(), "blob"),
         total(&d.uploaded),
         output::duration_ms(d.upload_ms)
     );
@@ -236,7 +236,7 @@ mod tests {
             prepare_ms: 650,
         });
         assert!(text.starts_with("digits version 2 is live\n"), "{text}");
-        assert!(text.contains("1 blobs, 1.00 MiB, in 12 ms (2 there already, 2.00 MiB)"), "{text}");
+        assert!(text.contains("1 blob, 1.00 MiB, in 12 ms (2 there already, 2.00 MiB)"), "{text}");
         assert!(text.contains("in 650 ms: compile 600 ms, model digits 40 ms"), "{text}");
     }
 }

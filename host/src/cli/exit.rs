@@ -88,10 +88,23 @@ pub fn report(error: &anyhow::Error) -> Exit {
     let exit = Exit::of(error);
     // A closed stdout is the reader's way to say that it has seen enough (`vesta list | head -1`).
     if exit != Exit::Success && !error.to_string().is_empty() {
-        let text = format!("{error:#}").replace('\n', "\n       ");
+        let text = told_once(error).replace('\n', "\n       ");
         let _ = writeln!(std::io::stderr(), "error: {text}");
     }
     exit
+}
+
+/// An error and its causes, without those that the error before has told already.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(|cause| cause.to_string()) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -108,6 +121,14 @@ mod tests {
         assert_eq!(Exit::of(&StdoutClosed.into()), Exit::Success);
         let refused = ArchiveError::TrailingData;
         assert_eq!(Exit::of(&refused.into()), Exit::Refused);
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let io = std::io::Error::other("disk on fire");
+        let source = BuildError::Io { path: "a.wasm".into(), source: io };
+        let error = Err::<(), _>(source).context("building").expect_err("an error");
+        assert_eq!(told_once(&error), "building: a.wasm: disk on fire");
     }
 
     #[test]

@@ -85,6 +85,11 @@ pub fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 
+/// `1 blob`, `2 blobs`.
+pub fn plural(n: usize, word: &str) -> String {
+    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+}
+
 /// A whole number with a space between thousands.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();

@@ -25,9 +25,9 @@ pub struct BuildOptions {
 /// Why a folder gave no package.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("{0}")]
+    #[error(transparent)]
     Manifest(#[from] ManifestFileError),
-    #[error("{0}")]
+    #[error(transparent)]
     Cargo(#[from] CargoError),
     #[error("{path}: {source}", path = path.display())]
     Component { path: PathBuf, source: ComponentError },
@@ -35,7 +35,7 @@ pub enum BuildError {
     Io { path: PathBuf, source: io::Error },
     #[error("{dir}: no `component` in vesta.toml, and {why}", dir = dir.display())]
     NoComponent { dir: PathBuf, why: &'static str },
-    #[error("{0}")]
+    #[error(transparent)]
     Package(#[from] ManifestError),
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 #[derive(Deserialize)]
 pub struct Images {
     pub images: Vec<Vec<u8>>,
-    pub labels: Vec<u64>,
+    pub labels: Vec<usize>,
 }
 
 impl Images {
@@ -28,12 +28,26 @@ impl Images {
 
 /// What the digits function is asked.
 pub fn request(image: &[u8]) -> Value {
-    json!({ "image": image })
+    json!({ "pixels": image })
 }
 
-/// The digit that the function answered.
-pub fn digit(body: &str) -> Option<u64> {
-    serde_json::from_str::<Value>(body).ok()?["digit"].as_u64()
+/// What the digits function answered.
+#[derive(Deserialize)]
+pub struct Guess {
+    pub digit: usize,
+    /// Of the digits 0 to 9.
+    pub probabilities: Vec<f32>,
+}
+
+impl Guess {
+    pub fn read(body: &str) -> anyhow::Result<Self> {
+        serde_json::from_str(body).context("the answer of digits")
+    }
+
+    pub fn describe(&self) -> String {
+        let probability = self.probabilities.get(self.digit).copied().unwrap_or_default();
+        format!("{{\"digit\": {}, ...}}, of which it is {:.1} % sure", self.digit, 100.0 * probability)
+    }
 }
 
 /// The image in characters, two to a pixel, since they are about twice as high as wide.
@@ -60,8 +74,9 @@ mod tests {
     }
 
     #[test]
-    fn the_answered_digit_is_found() {
-        assert_eq!(digit(r#"{"digit":7}"#), Some(7));
-        assert_eq!(digit("oops"), None);
+    fn the_answered_digit_is_shown_with_its_probability() {
+        let guess = Guess::read(r#"{"digit":1,"probabilities":[0.25,0.75]}"#).expect("read");
+        assert_eq!(guess.describe(), "{\"digit\": 1, ...}, of which it is 75.0 % sure");
+        assert!(Guess::read("oops").is_err());
     }
 }

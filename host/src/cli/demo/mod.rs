@@ -11,7 +11,7 @@ use super::{output, usage};
 use crate::package::{BuildOptions, MANIFEST_FILE};
 use anyhow::Context;
 use host::Host;
-use images::Images;
+use images::{Guess, Images};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -76,10 +76,10 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let mut right = 0;
     for (image, label) in images.images.iter().zip(&images.labels).take(IMAGES) {
         let answer = classify(&client, image)?;
-        right += usize::from(images::digit(&answer.body) == Some(*label));
+        right += usize::from(Guess::read(&answer.body)?.digit == *label);
         digits.push(answer);
     }
-    story.tell(&digits[0].body)?;
+    story.tell(Guess::read(&digits[0].body)?.describe())?;
     tell_timing(&story, &digits)?;
     story.tell(format!("{right} of {} images classified as labelled", digits.len()))?;
 
