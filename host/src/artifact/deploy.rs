@@ -13,8 +13,10 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use futures_util::Stream;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
-use tokio::sync::Mutex;
+use tempfile::TempPath;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use vesta_core::clock::Clock;
 use vesta_core::id::AliasName;
 use vesta_core::manifest::{BlobRef, ManifestError, PackageManifest};
@@ -22,6 +24,23 @@ use vesta_core::{Digest, FunctionName, InvocationId, TenantName};
 
 /// Finished deployments that are still told about, for each tenant.
 const FINISHED_MAX: usize = 64;
+
+/// Packages in one file that are received at once.
+const ARCHIVES_MAX: usize = 4;
+/// What an archive may have beside its blobs: manifest, headers, padding.
+const ARCHIVE_OVERHEAD: u64 = 2 << 20;
+
+/// A received package in one file; it goes away when dropped.
+pub struct Archive {
+    path: TempPath,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Archive {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
 
 /// Bounds of deployments.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +159,7 @@ pub struct Deployments {
     clock: Arc<dyn Clock>,
     limits: DeployLimits,
     all: DashMap<String, Deployment>,
+    archives: Arc<Semaphore>,
     /// Held while a deployment begins and while blobs are collected: no blob goes that a deployment counts on.
     gate: Mutex<()>,
 }
@@ -160,7 +180,9 @@ impl Deployments {
             deployment.fail(failure("host-restarted", "the host was restarted; deploy again", true));
             all.insert(deployment.id.clone(), deployment);
         }
-        Ok(Arc::new(Self { db, artifacts, registry, prepare, clock, limits, all, gate: Mutex::new(()) }))
+        let archives = Arc::new(Semaphore::new(ARCHIVES_MAX));
+        let gate = Mutex::new(());
+        Ok(Arc::new(Self { db, artifacts, registry, prepare, clock, limits, all, archives, gate }))
     }
 
     /// The bounds in force.
@@ -251,6 +273,23 @@ impl Deployments {
             return Err(DeployError::UploadInProgress);
         }
         Ok(Some(blob))
+    }
+
+    /// Takes a package in one file to look into; at most [`ARCHIVES_MAX`] at a time.
+    pub async fn receive_archive<E: std::fmt::Display>(
+        &self,
+        bytes: impl Stream<Item = Result<Bytes, E>>,
+    ) -> Result<Archive, DeployError> {
+        let turn = self.archives.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| DeployError::TooManyOpen(ARCHIVES_MAX))?;
+        let bytes_max = self.limits.package_bytes_max.saturating_add(ARCHIVE_OVERHEAD);
+        let path = self.artifacts.receive_file(bytes, bytes_max).await?;
+        Ok(Archive { path, _turn: turn })
+    }
+
+    /// Gives up a deployment whose package turned out to be unsound.
+    pub async fn abandon(&self, id: &str, detail: &str) {
+        self.finish(id, Err(failure("package-refused", detail, false))).await;
     }
 
     /// Ends the upload and begins the preparation; the version is published under the alias when it succeeds.

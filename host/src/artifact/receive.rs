@@ -18,7 +18,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Why a blob was not taken. Nothing of it is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
-    #[error("the upload is longer than the {size} bytes that the manifest states")]
+    #[error("the upload is longer than {size} bytes, which is what was announced or allowed")]
     TooLong { size: u64 },
     #[error("the upload ended after {got} of {size} bytes")]
     Short { got: u64, size: u64 },
@@ -47,28 +47,32 @@ impl Artifacts {
         Ok(())
     }
 
+    /// Receives a file of at most `bytes_max` that is looked at before it is believed, and that goes away when dropped.
+    pub async fn receive_file<E: std::fmt::Display>(
+        &self,
+        bytes: impl Stream<Item = Result<Bytes, E>>,
+        bytes_max: u64,
+    ) -> Result<TempPath, ReceiveError> {
+        let (mut file, path) = self.temporary_file()?;
+        write(&mut file, &path, bytes, bytes_max, |_| ()).await?;
+        file.flush().await.map_err(at(&path))?;
+        Ok(path)
+    }
+
+    fn temporary_file(&self) -> Result<(tokio::fs::File, TempPath), ArtifactError> {
+        let file = tempfile::NamedTempFile::new_in(&self.uploads).map_err(at(&self.uploads))?;
+        let (file, path) = file.into_parts();
+        Ok((tokio::fs::File::from_std(file), path))
+    }
+
     async fn write_verified<E: std::fmt::Display>(
         &self,
         blob: &BlobRef,
         bytes: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<TempPath, ReceiveError> {
-        let (file, path) =
-            tempfile::NamedTempFile::new_in(&self.uploads).map_err(at(&self.uploads))?.into_parts();
-        let mut file = tokio::fs::File::from_std(file);
+        let (mut file, path) = self.temporary_file()?;
         let mut hash = Sha256::new();
-        let mut got = 0;
-        let mut bytes = std::pin::pin!(bytes);
-        while let Some(chunk) =
-            tokio::time::timeout(SILENCE_MAX, bytes.next()).await.map_err(|_| ReceiveError::Silent)?
-        {
-            let chunk = chunk.map_err(|e| ReceiveError::Broken(e.to_string()))?;
-            got += chunk.len() as u64;
-            if got > blob.size {
-                return Err(ReceiveError::TooLong { size: blob.size });
-            }
-            hash.update(&chunk);
-            file.write_all(&chunk).await.map_err(at(&path))?;
-        }
+        let got = write(&mut file, &path, bytes, blob.size, |chunk| hash.update(chunk)).await?;
         if got < blob.size {
             return Err(ReceiveError::Short { got, size: blob.size });
         }
@@ -90,6 +94,30 @@ impl Artifacts {
         let moved = tokio::task::spawn_blocking(move || move_into_place(temporary, &place));
         moved.await.expect("moving a file does not panic, and is not cancelled")
     }
+}
+
+/// Writes what comes, up to a bound, and returns how much it was.
+async fn write<E: std::fmt::Display>(
+    file: &mut tokio::fs::File,
+    path: &Path,
+    bytes: impl Stream<Item = Result<Bytes, E>>,
+    bytes_max: u64,
+    mut look: impl FnMut(&[u8]),
+) -> Result<u64, ReceiveError> {
+    let mut got = 0;
+    let mut bytes = std::pin::pin!(bytes);
+    while let Some(chunk) =
+        tokio::time::timeout(SILENCE_MAX, bytes.next()).await.map_err(|_| ReceiveError::Silent)?
+    {
+        let chunk = chunk.map_err(|e| ReceiveError::Broken(e.to_string()))?;
+        got += chunk.len() as u64;
+        if got > bytes_max {
+            return Err(ReceiveError::TooLong { size: bytes_max });
+        }
+        look(&chunk);
+        file.write_all(&chunk).await.map_err(at(path))?;
+    }
+    Ok(got)
 }
 
 fn move_into_place(temporary: TempPath, place: &Path) -> Result<(), ArtifactError> {

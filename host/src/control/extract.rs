@@ -1,0 +1,128 @@
+//! Reading a request: who calls, for which tenant, its parameters and its JSON body.
+
+use super::{ControlState, Problem};
+use crate::tenancy::{DEFAULT_TENANT, Identity, Role};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use vesta_core::TenantName;
+
+/// Longest JSON body, in bytes.
+pub const JSON_BYTES_MAX: usize = 1 << 20;
+
+/// Anyone with a key in force.
+pub struct Caller(pub Arc<Identity>);
+
+impl FromRequestParts<ControlState> for Caller {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &ControlState) -> Result<Self, Problem> {
+        let identity = state.tenancy.identify(parts.headers.get(header::AUTHORIZATION))?;
+        let missing = "send an API key: `Authorization: Bearer vk_...`";
+        identity.map(Caller).ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "no-key", missing))
+    }
+}
+
+/// Someone with an operator's key.
+pub struct Operator;
+
+impl FromRequestParts<ControlState> for Operator {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &ControlState) -> Result<Self, Problem> {
+        let Caller(identity) = Caller::from_request_parts(parts, state).await?;
+        match identity.role {
+            Role::Operator => Ok(Operator),
+            Role::Tenant => Err(operator_only()),
+        }
+    }
+}
+
+pub fn operator_only() -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "operator-only", "this needs the key of an operator")
+}
+
+/// The tenant that a request acts on: the key's own, or the one that an operator names with `?tenant=`.
+pub struct Scope {
+    pub identity: Arc<Identity>,
+    pub tenant: TenantName,
+}
+
+#[derive(Deserialize)]
+struct TenantParameter {
+    tenant: Option<String>,
+}
+
+impl FromRequestParts<ControlState> for Scope {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &ControlState) -> Result<Self, Problem> {
+        let Caller(identity) = Caller::from_request_parts(parts, state).await?;
+        let Query(TenantParameter { tenant: named }) =
+            Query::try_from_uri(&parts.uri).map_err(|e| invalid_query(&e.body_text()))?;
+        let own = identity.tenant.as_ref().map_or(DEFAULT_TENANT, TenantName::as_str);
+        let name = named.as_deref().unwrap_or(own);
+        let no_tenant = || {
+            let name: String = name.chars().take(80).collect();
+            Problem::new(StatusCode::NOT_FOUND, "no-such-tenant", format!("there is no tenant {name:?}"))
+        };
+        let tenant: TenantName = name.parse().map_err(|_| no_tenant())?;
+        if !identity.may_act_for(&tenant) || !state.tenancy.tenant_exists(name) {
+            return Err(no_tenant());
+        }
+        Ok(Scope { identity, tenant })
+    }
+}
+
+/// Query parameters. One that is unknown or malformed is refused.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<ControlState> for Params<T> {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &ControlState) -> Result<Self, Problem> {
+        let Query(params) = Query::try_from_uri(&parts.uri).map_err(|e| invalid_query(&e.body_text()))?;
+        Ok(Params(params))
+    }
+}
+
+pub fn invalid_query(detail: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "invalid-query", detail)
+}
+
+/// A JSON body of at most [`JSON_BYTES_MAX`], whatever its Content-Type. An empty body is an empty object.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<ControlState> for Body<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, state: &ControlState) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|e| match e.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let detail = format!("a JSON body may have {JSON_BYTES_MAX} bytes");
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
+            }
+            _ => Problem::new(StatusCode::BAD_REQUEST, "body-broken", "the body could not be read"),
+        })?;
+        let text: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { &bytes };
+        let mut json = serde_json::Deserializer::from_slice(text);
+        let value: T = serde_path_to_error::deserialize(&mut json).map_err(|e| not_readable(&e))?;
+        json.end().map_err(|e| malformed(&e))?;
+        Ok(Body(value))
+    }
+}
+
+fn malformed(e: &serde_json::Error) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "malformed-json", e)
+}
+
+fn not_readable(e: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    if !e.inner().is_data() {
+        return malformed(e.inner());
+    }
+    let path = e.path().to_string();
+    let problem = |detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-json", detail);
+    match path.as_str() {
+        "." => problem(e.inner().to_string()),
+        _ => problem(format!("{path}: {}", e.inner())).with_field(path),
+    }
+}

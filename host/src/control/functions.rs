@@ -1,0 +1,225 @@
+//! Functions and their versions.
+
+use super::extract::Scope;
+use super::problem::{Conflicts, Refusals};
+use super::{ControlState, Problem, time};
+use crate::registry::{Function, RegistryError, Version};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+use vesta_core::TenantName;
+use vesta_core::lifecycle;
+use vesta_core::manifest::PackageManifest;
+
+#[derive(Serialize, ToSchema)]
+pub struct FunctionSummary {
+    name: String,
+    /// The version that the alias `live` points at.
+    live: Option<u32>,
+    /// How many versions there are.
+    versions: usize,
+    state: State_,
+    /// Whether it may be invoked without a key: as the live version says.
+    public: bool,
+    created_at: String,
+    updated_at: String,
+    /// Where the live version is invoked.
+    url: String,
+}
+
+/// Where the live version stands on this host.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = FunctionState)]
+pub enum State_ {
+    Cold,
+    Warming,
+    Warm,
+    Draining,
+}
+
+impl From<lifecycle::State> for State_ {
+    fn from(s: lifecycle::State) -> Self {
+        match s {
+            lifecycle::State::Cold => State_::Cold,
+            lifecycle::State::Warming => State_::Warming,
+            lifecycle::State::Warm => State_::Warm,
+            lifecycle::State::Draining => State_::Draining,
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Functions {
+    functions: Vec<FunctionSummary>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct FunctionDetail {
+    name: String,
+    live: Option<u32>,
+    state: State_,
+    public: bool,
+    created_at: String,
+    updated_at: String,
+    url: String,
+    aliases: BTreeMap<String, u32>,
+    /// Oldest first.
+    versions: Vec<VersionInfo>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct VersionInfo {
+    version: u32,
+    created_at: String,
+    /// The package manifest, `vesta-package/1`.
+    #[schema(value_type = Object)]
+    manifest: PackageManifest,
+    /// Of each model: name, inputs, outputs.
+    #[schema(value_type = Vec<Object>)]
+    models: Vec<serde_json::Value>,
+}
+
+impl From<&Version> for VersionInfo {
+    fn from(v: &Version) -> Self {
+        Self {
+            version: v.number,
+            created_at: time::from_unix_ms(v.created_unix_ms),
+            manifest: v.manifest.clone(),
+            models: v.models.clone(),
+        }
+    }
+}
+
+impl ControlState {
+    fn summary(&self, tenant: &TenantName, f: &Function) -> FunctionSummary {
+        // Without a live version, the newest one stands for the function.
+        let shown = f.live().or_else(|| f.versions.keys().next_back().copied());
+        let state = shown.map(|n| self.states.state(tenant, &f.name, n)).unwrap_or(lifecycle::State::Cold);
+        let base = self.invoke_base_url.trim_end_matches('/');
+        FunctionSummary {
+            name: f.name.to_string(),
+            live: f.live(),
+            versions: f.versions.len(),
+            state: state.into(),
+            public: shown.and_then(|n| f.versions.get(&n)).is_some_and(|v| v.manifest.public),
+            created_at: time::from_unix_ms(f.created_unix_ms),
+            updated_at: time::from_unix_ms(f.updated_unix_ms),
+            url: format!("{base}/fn/{tenant}/{}", f.name),
+        }
+    }
+
+    /// A function in full: also the answer when its aliases have changed.
+    pub(super) fn detail(&self, tenant: &TenantName, f: &Function) -> FunctionDetail {
+        let s = self.summary(tenant, f);
+        FunctionDetail {
+            name: s.name,
+            live: s.live,
+            state: s.state,
+            public: s.public,
+            created_at: s.created_at,
+            updated_at: s.updated_at,
+            url: s.url,
+            aliases: f.aliases.iter().map(|(alias, n)| (alias.to_string(), *n)).collect(),
+            versions: f.versions.values().map(|v| VersionInfo::from(v.as_ref())).collect(),
+        }
+    }
+}
+
+/// All functions of a tenant, by name
+#[utoipa::path(
+    get, path = "/api/v1/functions", tag = "functions",
+    params(("tenant" = Option<String>, Query, description = "The tenant to act on: for operators")),
+    responses((status = 200, body = Functions), Refusals)
+)]
+pub async fn list(State(state): State<ControlState>, scope: Scope) -> Json<Functions> {
+    let all = state.registry.list(&scope.tenant);
+    Json(Functions { functions: all.iter().map(|f| state.summary(&scope.tenant, f)).collect() })
+}
+
+/// A function with its versions and aliases
+#[utoipa::path(
+    get, path = "/api/v1/functions/{name}", tag = "functions",
+    params(
+        ("name" = String, Path),
+        ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
+    ),
+    responses((status = 200, body = FunctionDetail), Refusals)
+)]
+pub async fn get(
+    State(state): State<ControlState>,
+    scope: Scope,
+    Path(name): Path<String>,
+) -> Result<Json<FunctionDetail>, Problem> {
+    let function = state.registry.get(&scope.tenant, &name)?;
+    Ok(Json(state.detail(&scope.tenant, &function)))
+}
+
+/// Delete a function with its versions and aliases
+///
+/// Its usage records stay.
+#[utoipa::path(
+    delete, path = "/api/v1/functions/{name}", tag = "functions",
+    params(
+        ("name" = String, Path),
+        ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
+    ),
+    responses((status = 204, description = "Deleted"), Refusals)
+)]
+pub async fn remove(
+    State(state): State<ControlState>,
+    scope: Scope,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    state.registry.remove_function(&scope.tenant, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A version
+#[utoipa::path(
+    get, path = "/api/v1/functions/{name}/versions/{version}", tag = "functions",
+    params(
+        ("name" = String, Path), ("version" = u32, Path),
+        ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
+    ),
+    responses((status = 200, body = VersionInfo), Refusals)
+)]
+pub async fn get_version(
+    State(state): State<ControlState>,
+    scope: Scope,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Json<VersionInfo>, Problem> {
+    let number = version_number(&version)?;
+    let function = state.registry.get(&scope.tenant, &name)?;
+    let no_version = || RegistryError::NoVersion { function: function.name.clone(), number };
+    let version = function.versions.get(&number).ok_or_else(no_version)?;
+    Ok(Json(version.as_ref().into()))
+}
+
+/// Delete a version to which no alias points
+#[utoipa::path(
+    delete, path = "/api/v1/functions/{name}/versions/{version}", tag = "functions",
+    params(
+        ("name" = String, Path), ("version" = u32, Path),
+        ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
+    ),
+    responses((status = 204, description = "Deleted"), Refusals, Conflicts)
+)]
+pub async fn remove_version(
+    State(state): State<ControlState>,
+    scope: Scope,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let number = version_number(&version)?;
+    let now = state.clock.unix_ns() / 1_000_000;
+    state.registry.remove_version(&scope.tenant, &name, number, now).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn version_number(text: &str) -> Result<u32, Problem> {
+    let detail = "a version is a number from 1";
+    text.parse().map_err(|_| Problem::new(StatusCode::NOT_FOUND, "no-such-version", detail))
+}
