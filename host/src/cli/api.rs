@@ -1,6 +1,7 @@
 //! The API's answers, as far as the tables show them; what is not read here still reaches `--json`.
 
 use super::client::{Client, Problem};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vesta_core::FunctionName;
@@ -103,7 +104,8 @@ impl ModelSignature {
 
 /// Reads a function with its versions, the newest last.
 pub fn function(client: &Client, name: &FunctionName) -> anyhow::Result<FunctionDetail> {
-    let mut detail: FunctionDetail = serde_json::from_value(client.get(&format!("/functions/{name}"))?)?;
+    let answer = client.get(&format!("/functions/{name}")).with_context(|| name.to_string())?;
+    let mut detail: FunctionDetail = serde_json::from_value(answer)?;
     detail.versions.sort_by_key(|v| v.version);
     Ok(detail)
 }

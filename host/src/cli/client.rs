@@ -12,6 +12,8 @@ use ureq::{Agent, Body, SendBody};
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Uploads from this size on wait for the host's word before they send, so that a refusal costs nothing.
 const EXPECT_FROM_BYTES: u64 = 1 << 20;
+/// Where a host takes invocations unless it is told otherwise.
+pub const INVOKE_URL: &str = "http://127.0.0.1:7070";
 /// Longer than any invocation may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1_000);
 
@@ -115,12 +117,22 @@ impl Client {
         Ok(serde_json::from_value(self.get("/whoami")?)?)
     }
 
-    /// The tenant that commands act on: the one that was named, the key's own, or `default` for an operator.
-    pub fn tenant(&self) -> anyhow::Result<String> {
-        match &self.settings.tenant {
-            Some(tenant) => Ok(tenant.to_string()),
-            None => Ok(self.whoami()?.tenant.unwrap_or_else(|| "default".into())),
-        }
+    /// The URL under which the functions lie of the tenant that commands act on: the one that was named, the
+    /// key's own, or `default`.
+    pub fn functions_url(&self) -> anyhow::Result<String> {
+        let settings = &self.settings;
+        let named = settings.tenant.as_ref().map(|t| t.to_string());
+        let (invoke_url, tenant) = match (&settings.invoke_url, named, &settings.key) {
+            (Some(url), Some(tenant), _) => (Some(url.clone()), Some(tenant)),
+            // A public function needs no key.
+            (url, tenant, None) => (url.clone(), tenant),
+            (url, tenant, Some(_)) => {
+                let who = self.whoami()?;
+                (url.clone().or(who.invoke_url), tenant.or(who.tenant))
+            }
+        };
+        let invoke_url = super::config::checked_url(invoke_url.as_deref().unwrap_or(INVOKE_URL))?;
+        Ok(format!("{invoke_url}/fn/{}", tenant.as_deref().unwrap_or("default")))
     }
 
     /// Paths of the API begin after `/api/v1`.

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use vesta_core::TenantName;
 
 const URL: &str = "http://127.0.0.1:7071";
-const INVOKE_URL: &str = "http://127.0.0.1:7070";
 
 /// The configuration file: `$VESTA_CONFIG`, or `vesta/config.toml` in the user's configuration directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +42,8 @@ pub struct Connection {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub url: String,
-    pub invoke_url: String,
+    /// Where it is not set, the host is asked.
+    pub invoke_url: Option<String>,
     pub key: Option<String>,
     pub tenant: Option<TenantName>,
 }
@@ -54,13 +54,14 @@ impl Connection {
     }
 
     fn over(&self, file: ConfigFile) -> anyhow::Result<Settings> {
-        let text = |flag: &Option<String>, file: Option<String>, default: &str| {
-            flag.clone().filter(|t| !t.is_empty()).or(file).unwrap_or_else(|| default.to_string())
-        };
+        let first = |flag: &Option<String>, file| flag.clone().filter(|t| !t.is_empty()).or(file);
+        let same_host = self.url.as_ref().is_none_or(String::is_empty) || file.url == self.url;
+        // The file's address of invocations belongs to the file's host.
+        let invoke_url = first(&self.invoke_url, file.invoke_url.filter(|_| same_host));
         Ok(Settings {
-            url: checked_url(&text(&self.url, file.url, URL))?,
-            invoke_url: checked_url(&text(&self.invoke_url, file.invoke_url, INVOKE_URL))?,
-            key: self.key.clone().filter(|k| !k.is_empty()).or(file.key).map(|k| k.trim().to_string()),
+            url: checked_url(first(&self.url, file.url).as_deref().unwrap_or(URL))?,
+            invoke_url: invoke_url.as_deref().map(checked_url).transpose()?,
+            key: first(&self.key, file.key).map(|k| k.trim().to_string()),
             tenant: self.tenant.clone(),
         })
     }
@@ -124,12 +125,14 @@ mod tests {
     fn flags_go_before_the_file_and_the_file_before_the_defaults() {
         let file =
             ConfigFile { url: Some("http://file:1/".into()), key: Some("k\n".into()), ..Default::default() };
+        let file = ConfigFile { invoke_url: Some("file:3".into()), ..file };
         let plain = Connection::default().over(file.clone()).expect("sound");
         assert_eq!(plain.url, "http://file:1");
-        assert_eq!(plain.invoke_url, INVOKE_URL);
+        assert_eq!(plain.invoke_url.as_deref(), Some("http://file:3"));
         assert_eq!(plain.key.as_deref(), Some("k"));
         let flags = Connection { url: Some("flag:2".into()), ..Default::default() };
-        assert_eq!(flags.over(file).expect("sound").url, "http://flag:2");
+        let flags = flags.over(file).expect("sound");
+        assert_eq!((flags.url.as_str(), flags.invoke_url), ("http://flag:2", None));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::config::Connection;
 use super::exit::{Exit, Failure};
 use super::output;
 use super::target::{Selector, Target};
+use anyhow::Context;
 use serde_json::json;
 use std::io::{BufRead, IsTerminal};
 
@@ -31,7 +32,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     if !args.yes {
         confirm(&args.target)?;
     }
-    client.delete(&path)?;
+    client.delete(&path).with_context(|| args.target.to_string())?;
     match json {
         true => output::json(&json!({ "deleted": args.target.to_string() })),
         false => output::line(format!("{} is deleted", args.target)),

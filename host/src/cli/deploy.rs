@@ -76,7 +76,7 @@ pub fn deploy(
     options: &BuildOptions,
 ) -> anyhow::Result<Deployed> {
     // Before the build: a wrong key should not cost a compilation.
-    let tenant = client.tenant()?;
+    let functions_url = client.functions_url()?;
     let start = Instant::now();
     let unpacked;
     let package = if source.is_file() {
@@ -111,7 +111,7 @@ pub fn deploy(
         function: name.to_string(),
         version,
         alias: alias.to_string(),
-        url: format!("{}/fn/{tenant}/{name}/", client.settings.invoke_url),
+        url: format!("{functions_url}/{name}/"),
         uploaded: uploaded.into_iter().cloned().collect(),
         reused: reused.into_iter().cloned().collect(),
         steps: ready.steps.into_iter().map(|s| StepDone { name: s.name, ms: s.ms.unwrap_or(0) }).collect(),

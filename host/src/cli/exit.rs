@@ -94,11 +94,11 @@ pub fn report(error: &anyhow::Error) -> Exit {
     exit
 }
 
-/// An error and its causes, without those that the error before has told already.
+/// An error and its causes, without those that another has told already.
 fn told_once(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(|cause| cause.to_string()) {
-        if text.is_empty() {
+        if cause.contains(&text) {
             text = cause;
         } else if !text.contains(&cause) {
             text = format!("{text}: {cause}");

@@ -7,6 +7,7 @@ use super::exit::{Exit, Failure};
 use super::output;
 use super::target::{Selector, Target};
 use crate::package::units::{format_duration_ms, format_size};
+use anyhow::Context;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -21,7 +22,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let client = Client::of(&args.connection)?;
     let name = &args.target.function;
     if json && args.target.selector.is_none() {
-        return output::json(&client.get(&format!("/functions/{name}"))?);
+        return output::json(&client.get(&format!("/functions/{name}")).with_context(|| name.to_string())?);
     }
     let function = api::function(&client, name)?;
     let version = match &args.target.selector {

@@ -54,7 +54,8 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
         headers.push(("content-type".into(), content_type(body).into()));
     }
     let response = send(&client, &args.endpoint, method, &headers, body)?;
-    if json { print_json(&client, response) } else { print(&client, response) }
+    let printed = if json { print_json(&client, response) } else { print(&client, response) };
+    printed.with_context(|| args.endpoint.target.to_string())
 }
 
 /// Sends a request to a function.
@@ -65,12 +66,7 @@ pub fn send(
     headers: &[(String, String)],
     body: Option<Vec<u8>>,
 ) -> anyhow::Result<Response<Body>> {
-    let tenant = match client.settings.key {
-        Some(_) => client.tenant()?,
-        // A public function needs no key.
-        None => client.settings.tenant.as_ref().map_or("default".into(), |t| t.to_string()),
-    };
-    let url = format!("{}/fn/{tenant}/{}{}", client.settings.invoke_url, endpoint.target, endpoint.path);
+    let url = format!("{}/{}{}", client.functions_url()?, endpoint.target, endpoint.path);
     url.parse::<ureq::http::Uri>()
         .map_err(|e| Failure::error(Exit::Usage, format!("{:?}: {e}", endpoint.path)))?;
     client.send(method, &url, headers, body.map_or(Payload::None, Payload::Bytes))

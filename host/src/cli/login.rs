@@ -1,6 +1,6 @@
 //! `vesta login`
 
-use super::client::Client;
+use super::client::{Client, INVOKE_URL};
 use super::config::{ConfigFile, Connection, checked_url};
 use super::exit::{Exit, Failure};
 use super::output;
@@ -30,10 +30,9 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let client = Client::new(connection.settings()?);
     let who = client.whoami()?;
     let settings = &client.settings;
-    let invoke_url = match (&connection.invoke_url, &who.invoke_url) {
-        (None, Some(told)) => checked_url(told)?,
-        _ => settings.invoke_url.clone(),
-    };
+    // What the configuration file said may be of another host.
+    let told = connection.invoke_url.as_ref().or(who.invoke_url.as_ref()).or(settings.invoke_url.as_ref());
+    let invoke_url = checked_url(told.map_or(INVOKE_URL, String::as_str))?;
     let path = ConfigFile::path()?;
     let file = ConfigFile {
         url: Some(settings.url.clone()),

@@ -45,7 +45,8 @@ const LINE_LEN_MAX: u64 = 1 << 20;
 pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let client = Client::of(&args.connection)?;
     let path = format!("/functions/{}/logs?follow={}&limit={}", args.function, args.follow, args.limit);
-    let response = client.api_response(Method::GET, &path, Payload::None)?;
+    let response =
+        client.api_response(Method::GET, &path, Payload::None).with_context(|| args.function.to_string())?;
     let mut reader = BufReader::new(response.into_body().into_reader());
     let mut line = Vec::new();
     loop {

@@ -5,6 +5,7 @@ use super::client::{Client, Payload};
 use super::config::Connection;
 use super::exit::{Exit, Failure};
 use super::output;
+use anyhow::Context;
 use serde_json::json;
 use ureq::http::Method;
 use vesta_core::FunctionName;
@@ -33,7 +34,9 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
         })?,
     };
     let path = format!("/functions/{name}/aliases/{LIVE}");
-    client.api(Method::PUT, &path, Payload::Json(&json!({ "version": version })))?;
+    client
+        .api(Method::PUT, &path, Payload::Json(&json!({ "version": version })))
+        .with_context(|| name.to_string())?;
     match json {
         true => output::json(
             &json!({ "function": name, "alias": LIVE, "version": version, "before": function.live }),

@@ -44,7 +44,12 @@ pub enum BuildError {
 pub fn build(dir: &Path, options: &BuildOptions) -> Result<Package, BuildError> {
     let file = ManifestFile::read(dir)?;
     let component = component_path(dir, &file, options)?;
-    check_component(&component)?;
+    check_component(&component).map_err(|e| match (&file.component, e) {
+        (Some(named), BuildError::Component { source, .. }) => {
+            file.component_error(format!("{}: {source}", named.display())).into()
+        }
+        (_, e) => e,
+    })?;
     let mut blobs = BTreeMap::new();
     let component = add_blob(&component, &mut blobs)?;
     let mut models = Vec::new();
@@ -148,6 +153,7 @@ mod tests {
             core.contains("core WebAssembly module") && core.contains("--target wasm32-wasip2"),
             "{core}"
         );
+        assert!(core.contains("vesta.toml:2: component: a.wasm: a core"), "{core}");
         assert!(with(b"hello").expect_err("refused").contains("not a WebAssembly component"));
         assert!(with(b"").expect_err("refused").contains("not a WebAssembly component"));
     }

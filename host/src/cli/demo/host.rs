@@ -46,6 +46,7 @@ impl Host {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A group of its own: Ctrl-C at the terminal does not end a host that is kept.
         let mut child = command.process_group(0).spawn().context("starting `vesta serve`")?;
+        end_with_interrupt(pid_of(&child)?, dir.path().to_path_buf())?;
         match wait_until_ready(&mut child, &ready_file) {
             Ok(ready) => Ok(Self { child, dir: Some(dir), ready }),
             Err(e) => {
@@ -62,7 +63,7 @@ impl Host {
     pub fn settings(&self) -> Settings {
         Settings {
             url: self.ready.control.clone(),
-            invoke_url: self.ready.invoke.clone(),
+            invoke_url: Some(self.ready.invoke.clone()),
             key: Some(self.ready.tenant_key.clone()),
             tenant: None,
         }
@@ -74,9 +75,7 @@ impl Host {
 
     /// Asks the host to drain and end, as an operator would.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        let pid =
-            i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("the host's process id")?;
-        kill_process(pid, Signal::TERM).context("stopping the host")?;
+        kill_process(pid_of(&self.child)?, Signal::TERM).context("stopping the host")?;
         let start = Instant::now();
         while start.elapsed() < STOP_MAX {
             match self.child.try_wait()? {
@@ -101,6 +100,23 @@ impl Drop for Host {
             let _ = self.child.wait();
         }
     }
+}
+
+fn pid_of(child: &Child) -> anyhow::Result<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("the host's process id")
+}
+
+/// Ctrl-C ends the host and removes its folder before it ends this process.
+fn end_with_interrupt(host: Pid, dir: PathBuf) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            let _ = kill_process(host, Signal::KILL);
+            let _ = std::fs::remove_dir_all(dir);
+            std::process::exit(130);
+        }
+    });
+    Ok(())
 }
 
 fn wait_until_ready(child: &mut Child, ready_file: &Path) -> anyhow::Result<Ready> {

@@ -4,6 +4,7 @@ mod host;
 mod images;
 
 use super::client::Client;
+use super::config::Settings;
 use super::deploy::{Deployed, deploy};
 use super::exit::{Exit, Failure};
 use super::invoke::{self, Summary};
@@ -45,6 +46,7 @@ impl Story {
 }
 
 pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
+    let begin = Instant::now();
     let story = Story { json };
     let examples = examples()?;
     let images = Images::read(&examples.join("digits/test-images.json"))?;
@@ -53,7 +55,8 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     let start = Instant::now();
     let host = Host::start()?;
     let client = Client::new(host.settings());
-    let urls = format!("invocations {}, control API {}", client.settings.invoke_url, client.settings.url);
+    let functions_url = client.functions_url()?;
+    let urls = format!("functions {functions_url}/NAME, control API {}", client.settings.url);
     story.tell(format!("{urls}, ready in {}", output::duration_ms(elapsed_ms(start))))?;
 
     story.tell("\n== Two functions, built for wasm32-wasip2 and deployed")?;
@@ -90,8 +93,14 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
         output::json(&report(&deployed, &hello, &digits, right, bill))?;
     }
     match args.keep {
-        true => keep(host, &client),
-        false => host.stop(),
+        true => keep(host, &client.settings),
+        false => {
+            host.stop()?;
+            story.tell(format!(
+                "\nThe host has drained and ended; all of it took {}.",
+                output::duration_ms(elapsed_ms(begin))
+            ))
+        }
     }
 }
 
@@ -157,19 +166,18 @@ fn report(deployed: &[Deployed], hello: &[Answer], digits: &[Answer], right: usi
         "images": digits.len(), "images_right": right, "usage": bill })
 }
 
-fn keep(host: Host, client: &Client) -> anyhow::Result<()> {
+fn keep(host: Host, settings: &Settings) -> anyhow::Result<()> {
     let pid = host.pid();
     let folder = host.keep().unwrap_or_default();
-    let (s, key) = (&client.settings, client.settings.key.as_deref().unwrap_or_default());
+    let [key, invoke_url] = [&settings.key, &settings.invoke_url].map(|t| t.as_deref().unwrap_or_default());
     output::note(format!(
         "\n== The host goes on, as process {pid}, with its data in {}\n\
-         export VESTA_URL={} VESTA_INVOKE_URL={} VESTA_KEY={key}\n\
+         export VESTA_URL={} VESTA_INVOKE_URL={invoke_url} VESTA_KEY={key}\n\
          vesta list\n\
          curl -i -H \"Authorization: Bearer $VESTA_KEY\" $VESTA_INVOKE_URL/fn/default/hello/\n\
          kill {pid}    # ends it",
         folder.display(),
-        s.url,
-        s.invoke_url,
+        settings.url,
     ));
     Ok(())
 }
