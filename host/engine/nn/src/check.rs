@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 
 /// Versions of the default operator set that are read. The engine knows no semantics of older ones, and may not know newer ones.
 pub const OPSET_MIN: i64 = 7;
-pub const OPSET_MAX: i64 = 26;
+pub const OPSET_MAX: i64 = 28;
 
 /// What a check found.
 #[derive(Debug, Default)]

@@ -1,8 +1,6 @@
 //! One run at deploy with made-up inputs: finds at upload what would otherwise fail on the first request, and says how long a run takes.
 
-use crate::{
-    Backend, DryRun, Graph, LoadError, ModelLimits, Port, PrepareError, Rten, Signature, Tensor, TensorType,
-};
+use crate::{Backend, DryRun, Graph, LoadError, ModelLimits, Port, PrepareError, Rten, Signature, Tensor};
 use std::path::Path;
 use std::time::Instant;
 
@@ -53,12 +51,11 @@ fn milliseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-/// Whether more than the batch had to be guessed: another dimension, or a number that steers the computation.
+/// Whether more than the batch had to be guessed: another dimension, or a number or list, which has no batch and may steer the
+/// computation, as a shape or a scale does.
 fn is_guessed(signature: &Signature) -> bool {
     let open = |p: &Port| !p.ranked || p.shape.iter().skip(1).any(Option::is_none);
-    let integer = |p: &Port| matches!(p.ty, TensorType::I32 | TensorType::I64);
-    let steers = |p: &Port| integer(p) && p.shape.iter().all(|d| d.is_none_or(|d| d == 1));
-    signature.inputs.iter().any(|p| open(p) || steers(p))
+    signature.inputs.iter().any(|p| open(p) || p.shape.len() <= 1)
 }
 
 fn zeros(signature: &Signature, guess: u32, bytes_max: u64) -> Option<Vec<(String, Tensor)>> {

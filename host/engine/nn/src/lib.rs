@@ -8,10 +8,12 @@
 mod check;
 mod convert;
 mod dry_run;
+mod edit;
 mod error;
 mod info;
 mod onnx;
 mod prepare;
+mod quirks;
 mod rten;
 mod softmax;
 mod tensor;

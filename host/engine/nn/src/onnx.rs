@@ -138,8 +138,9 @@ pub struct AttributeProto {
     pub sparse_tensors: Vec<SparseTensorProto>,
 }
 
-/// The number of the kind of attribute that holds one integer.
+/// Numbers of kinds of attribute: one integer, and a list of them.
 pub const ATTRIBUTE_INT: i32 = 2;
+pub const ATTRIBUTE_INTS: i32 = 7;
 
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorProto {
@@ -368,6 +369,16 @@ impl NodeProto {
             Some(name) if !name.is_empty() => name,
             _ => self.output.first().map_or("(without a name)", String::as_str),
         }
+    }
+
+    /// An integer attribute, where it is given.
+    pub fn int(&self, name: &str) -> Option<i64> {
+        self.attribute(name).and_then(|a| a.i)
+    }
+
+    /// Whether it is this operator of the default domain.
+    pub fn is(&self, op: &str) -> bool {
+        self.op() == op && self.op_domain().is_empty()
     }
 
     pub fn attribute(&self, name: &str) -> Option<&AttributeProto> {

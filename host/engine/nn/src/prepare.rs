@@ -4,7 +4,7 @@ use crate::onnx::*;
 use crate::weights::WeightsWriter;
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
-    WEIGHTS_FILE, check, dry_run, rten, softmax, wire,
+    WEIGHTS_FILE, check, dry_run, quirks, rten, softmax, wire,
 };
 use bytes::Bytes;
 use prost::Message;
@@ -50,6 +50,7 @@ pub fn prepare(
     let graph = model.graph.get_or_insert_default();
     let signature = signature(graph, limits)?;
     let mut notes = Vec::new();
+    quirks::rewrite(graph)?;
     let softmaxes = softmax::rewrite(graph, checked.opset);
     if softmaxes > 0 {
         notes.push(format!("{softmaxes} softmax nodes were rewritten from opset {}", checked.opset));

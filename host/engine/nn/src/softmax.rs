@@ -5,8 +5,10 @@
 //! default, and would silently give other numbers. Where both mean the same the axis is written out; elsewhere the
 //! matrix is built: Flatten, Softmax over the last dimension, Reshape back.
 
+use crate::edit::{Editor, each_inner_graph, int_attribute, set_attribute};
 use crate::onnx::*;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::convert::Infallible;
 
 /// Rewrites a graph and the graphs in it; returns how many nodes had to be given another form.
 pub fn rewrite(graph: &mut GraphProto, opset: i64) -> usize {
@@ -14,32 +16,28 @@ pub fn rewrite(graph: &mut GraphProto, opset: i64) -> usize {
         return 0;
     }
     let ranks = known_ranks(graph);
-    let mut taken: HashSet<String> = graph.node.iter().flat_map(|n| n.output.iter().cloned()).collect();
-    taken.extend(graph.initializer.iter().filter_map(|t| t.name.clone()));
-    taken.extend(graph.input.iter().filter_map(|i| i.name.clone()));
+    let mut editor = Editor::new(graph);
     let mut changed = 0;
-    let mut nodes = Vec::with_capacity(graph.node.len());
     for mut node in std::mem::take(&mut graph.node) {
-        for attribute in &mut node.attribute {
-            for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-                changed += rewrite(graph, opset);
-            }
-        }
-        let softmax = matches!(node.op(), "Softmax" | "LogSoftmax") && node.op_domain().is_empty();
+        let Ok(()) = each_inner_graph(&mut node, |inner| -> Result<(), Infallible> {
+            changed += rewrite(inner, opset);
+            Ok(())
+        });
+        let softmax = node.is("Softmax") || node.is("LogSoftmax");
         if !softmax || node.input.len() != 1 || node.output.len() != 1 {
-            nodes.push(node);
+            editor.nodes.push(node);
             continue;
         }
-        let axis = node.attribute("axis").and_then(|a| a.i).unwrap_or(1);
-        set_axis(&mut node, -1);
+        let axis = node.int("axis").unwrap_or(1);
+        set_attribute(&mut node, int_attribute("axis", -1));
         if is_last(axis, ranks.get(&node.input[0]).copied()) {
-            nodes.push(node);
+            editor.nodes.push(node);
         } else {
             changed += 1;
-            nodes.extend(as_matrix(node, axis, &mut taken));
+            as_matrix(&mut editor, node, axis);
         }
     }
-    graph.node = nodes;
+    graph.node = editor.nodes;
     changed
 }
 
@@ -48,46 +46,16 @@ fn is_last(axis: i64, rank: Option<usize>) -> bool {
     axis == -1 || rank.is_some_and(|rank| axis + 1 == rank as i64)
 }
 
-fn set_axis(node: &mut NodeProto, axis: i64) {
-    node.attribute.retain(|a| a.name.as_deref() != Some("axis"));
-    node.attribute.push(int_attribute("axis", axis));
-}
-
-fn int_attribute(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        i: Some(value),
-        r#type: Some(ATTRIBUTE_INT),
-        ..AttributeProto::default()
-    }
-}
-
-/// Four nodes for one; `softmax` has its axis set already.
-fn as_matrix(mut softmax: NodeProto, axis: i64, taken: &mut HashSet<String>) -> [NodeProto; 4] {
+/// Four nodes for one, whose axis is set already.
+fn as_matrix(editor: &mut Editor, mut softmax: NodeProto, axis: i64) {
     let (input, output) = (softmax.input[0].clone(), softmax.output[0].clone());
-    let [shape, matrix, rows] = ["shape", "matrix", "rows"].map(|part| fresh(&output, part, taken));
-    let node = |op: &str, input: Vec<String>, output: &str| NodeProto {
-        name: Some(format!("{} ({op})", softmax.label())),
-        op_type: Some(op.into()),
-        input,
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
-    };
-    let shape_of = node("Shape", vec![input.clone()], &shape);
-    let mut flatten = node("Flatten", vec![input], &matrix);
-    flatten.attribute.push(int_attribute("axis", axis));
-    let reshape = node("Reshape", vec![rows.clone(), shape], &output);
+    let [shape, matrix, rows] = ["shape", "matrix", "rows"].map(|part| editor.fresh(&output, part));
+    editor.add(&softmax, "Shape", &[&input], &[&shape], vec![]);
+    editor.add(&softmax, "Flatten", &[&input], &[&matrix], vec![int_attribute("axis", axis)]);
     softmax.input = vec![matrix];
-    softmax.output = vec![rows];
-    [shape_of, flatten, softmax, reshape]
-}
-
-fn fresh(output: &str, part: &str, taken: &mut HashSet<String>) -> String {
-    let mut name = format!("{output}/{part}");
-    while !taken.insert(name.clone()) {
-        name.push('\'');
-    }
-    name
+    softmax.output = vec![rows.clone()];
+    editor.nodes.push(softmax.clone());
+    editor.add(&softmax, "Reshape", &[&rows, &shape], &[&output], vec![]);
 }
 
 /// Ranks that the graph states; those of intermediate values are often missing.

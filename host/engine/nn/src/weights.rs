@@ -35,7 +35,7 @@ impl<W: Write> WeightsWriter<W> {
             self.take(tensor)?;
         }
         for node in &mut graph.node {
-            let constant = node.op() == "Constant" && node.op_domain().is_empty();
+            let constant = node.is("Constant");
             for attribute in &mut node.attribute {
                 if let (true, Some(tensor)) = (constant, &mut attribute.t) {
                     self.take(tensor)?;

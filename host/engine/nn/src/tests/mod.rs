@@ -1,5 +1,6 @@
 //! Models from their file to their answer.
 
 mod build;
+mod digits;
 mod refusals;
 mod runs;

@@ -86,6 +86,48 @@ fn softmax_of_new_opsets_and_of_matrices_is_left_alone() {
 }
 
 #[test]
+fn operators_that_the_engine_knows_otherwise_are_computed_as_onnx_says() {
+    let run = |model: &ModelProto, input: Tensor| run_one(load(&prepare_model(model)).as_ref(), input);
+    let given = |op: &str, attributes: Vec<AttributeProto>| NodeProto {
+        attribute: attributes,
+        ..node(op, &["x"], "y")
+    };
+    let x = f32s(&[4], &[-2.5, 0.0, 0.5, f32::INFINITY]);
+    assert_eq!(as_f32s(&run(&unary(17, given("Sign", vec![]), 1, &[4]), x.clone())), [-1.0, 0.0, 1.0, 1.0]);
+
+    let mut to_bool = unary(17, given("Cast", vec![int("to", 9)]), 1, &[4]);
+    to_bool.graph.as_mut().expect("graph").output[0] = port("y", 9, &[4]);
+    assert_eq!(run(&to_bool, x).data, [1, 0, 1, 1]);
+
+    for (keep, shape) in [(1, vec![2, 1]), (0, vec![2])] {
+        let mut arg_max = unary(17, given("ArgMax", vec![int("axis", 1), int("keepdims", keep)]), 1, &[2, 3]);
+        let dims: Vec<i64> = shape.iter().map(|d| i64::from(*d)).collect();
+        arg_max.graph.as_mut().expect("graph").output[0] = port("y", 7, &dims);
+        let y = run(&arg_max, f32s(&[2, 3], &[1.0, 5.0, 5.0, 9.0, 9.0, 9.0]));
+        assert_eq!(y, i64s(&shape, &[1, 0]));
+    }
+
+    // An even window that steps by one: with SAME_LOWER the padding comes first, and zeros do not count.
+    let ints = |name: &str, values: &[i64]| crate::edit::ints_attribute(name, values.to_vec());
+    let same_lower = AttributeProto {
+        name: Some("auto_pad".into()),
+        s: Some((&b"SAME_LOWER"[..]).into()),
+        r#type: Some(3),
+        ..AttributeProto::default()
+    };
+    let pool = given("MaxPool", vec![ints("kernel_shape", &[2, 2]), same_lower]);
+    let y = run(&unary(17, pool, 1, &[1, 1, 2, 2]), f32s(&[1, 1, 2, 2], &[-1.0, -2.0, -3.0, -0.5]));
+    assert_eq!(as_f32s(&y), [-1.0, -1.0, -1.0, -0.5]);
+
+    let mut product = unary(17, node("MatMul", &["x", "v"], "y"), 1, &[2, 2, 2]);
+    let graph = product.graph.as_mut().expect("graph");
+    graph.initializer.push(floats("v", &[2], &[1.0, 10.0]));
+    graph.output[0] = port("y", 1, &[2, 2]);
+    let y = run(&product, f32s(&[2, 2, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]));
+    assert_eq!((y.shape.as_slice(), as_f32s(&y)), (&[2, 2][..], vec![21.0, 43.0, 65.0, 87.0]));
+}
+
+#[test]
 fn integers_and_booleans_cross_in_the_types_that_the_model_states() {
     let i64_graph = load(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 7, &[0])));
     assert_eq!(run_one(i64_graph.as_ref(), i64s(&[2], &[5, -7])), i64s(&[2], &[-5, 7]));
