@@ -128,8 +128,8 @@ impl Deployment {
 pub enum DeployError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error("the package has {bytes} bytes; at most {max} are allowed")]
-    PackageTooLarge { bytes: u64, max: u64 },
+    #[error("the package has more than the {max} bytes that this host allows")]
+    PackageTooLarge { max: u64 },
     #[error("{0} deployments are under way, the most at once: finish one, or wait until it expires")]
     TooManyOpen(usize),
     #[error("there is no such deployment, or it ended long ago")]
@@ -199,7 +199,7 @@ impl Deployments {
         manifest.check()?;
         let bytes = manifest.blobs().iter().fold(0u64, |sum, blob| sum.saturating_add(blob.size));
         if bytes > self.limits.package_bytes_max {
-            return Err(DeployError::PackageTooLarge { bytes, max: self.limits.package_bytes_max });
+            return Err(DeployError::PackageTooLarge { max: self.limits.package_bytes_max });
         }
         let _gate = self.gate.lock().await;
         self.expire().await?;
@@ -283,7 +283,12 @@ impl Deployments {
         let turn = self.archives.clone().try_acquire_owned();
         let turn = turn.map_err(|_| DeployError::TooManyOpen(ARCHIVES_MAX))?;
         let bytes_max = self.limits.package_bytes_max.saturating_add(ARCHIVE_OVERHEAD);
-        let path = self.artifacts.receive_file(bytes, bytes_max).await?;
+        let path = self.artifacts.receive_file(bytes, bytes_max).await.map_err(|e| match e {
+            ReceiveError::TooLong { .. } => {
+                DeployError::PackageTooLarge { max: self.limits.package_bytes_max }
+            }
+            e => e.into(),
+        })?;
         Ok(Archive { path, _turn: turn })
     }
 

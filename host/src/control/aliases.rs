@@ -1,11 +1,11 @@
 //! Aliases: rollback is moving `live` back.
 
-use super::extract::{Body, Scope};
+use super::extract::{Body, Scope, Segments};
 use super::functions::FunctionDetail;
 use super::problem::{Conflicts, Refusals};
 use super::{ControlState, Problem};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -21,6 +21,7 @@ pub struct Target {
 /// Point an alias at a version
 #[utoipa::path(
     put, path = "/api/v1/functions/{name}/aliases/{alias}", tag = "functions",
+    operation_id = "set_alias",
     params(
         ("name" = String, Path), ("alias" = String, Path),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
@@ -31,7 +32,7 @@ pub struct Target {
 pub async fn set(
     State(state): State<ControlState>,
     scope: Scope,
-    Path((name, alias)): Path<(String, String)>,
+    Segments((name, alias)): Segments<(String, String)>,
     Body(target): Body<Target>,
 ) -> Result<Json<FunctionDetail>, Problem> {
     let alias = parse(&alias)?;
@@ -43,6 +44,7 @@ pub async fn set(
 /// Remove an alias; `live` stays
 #[utoipa::path(
     delete, path = "/api/v1/functions/{name}/aliases/{alias}", tag = "functions",
+    operation_id = "delete_alias",
     params(
         ("name" = String, Path), ("alias" = String, Path),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
@@ -52,7 +54,7 @@ pub async fn set(
 pub async fn remove(
     State(state): State<ControlState>,
     scope: Scope,
-    Path((name, alias)): Path<(String, String)>,
+    Segments((name, alias)): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let alias = parse(&alias)?;
     let now = state.clock.unix_ns() / 1_000_000;

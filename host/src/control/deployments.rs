@@ -1,12 +1,12 @@
 //! Deployments: the manifest first, then only the blobs that are missing, then the commit.
 
-use super::extract::{Body, Scope};
+use super::extract::{Body, Scope, Segments};
 use super::problem::{Conflicts, Refusals};
 use super::{ControlState, Problem};
 use crate::artifact::deploy::{self, DeployState, StepState};
 use axum::Json;
 use axum::body::{Body as Bytes, BodyDataStream};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -121,6 +121,7 @@ pub fn alias_name(text: Option<&str>) -> Result<Option<AliasName>, Problem> {
 /// The answer lists the blobs to upload. 16 deployments of a tenant may be under way at once.
 #[utoipa::path(
     post, path = "/api/v1/deployments", tag = "deployments",
+    operation_id = "begin_deployment",
     params(("tenant" = Option<String>, Query, description = "The tenant to act on: for operators")),
     request_body(content = Object, description = "A package manifest, `vesta-package/1`"),
     responses(
@@ -140,6 +141,7 @@ pub async fn begin(
 /// How a deployment stands
 #[utoipa::path(
     get, path = "/api/v1/deployments/{id}", tag = "deployments",
+    operation_id = "get_deployment",
     params(
         ("id" = String, Path),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
@@ -149,7 +151,7 @@ pub async fn begin(
 pub async fn get(
     State(state): State<ControlState>,
     scope: Scope,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
 ) -> Result<Json<Deployment>, Problem> {
     Ok(Json(state.deployments.get(&scope.tenant, &id)?.into()))
 }
@@ -159,6 +161,7 @@ pub async fn get(
 /// Its size and digest are verified. One that this tenant has uploaded before is not read.
 #[utoipa::path(
     put, path = "/api/v1/deployments/{id}/blobs/{digest}", tag = "deployments",
+    operation_id = "upload_blob",
     params(
         ("id" = String, Path),
         ("digest" = String, Path, description = "`sha256:` and 64 hexadecimal digits"),
@@ -174,7 +177,7 @@ pub async fn get(
 pub async fn upload(
     State(state): State<ControlState>,
     scope: Scope,
-    Path((id, digest)): Path<(String, String)>,
+    Segments((id, digest)): Segments<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
@@ -182,7 +185,10 @@ pub async fn upload(
     let stated = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     let mut bytes = body.into_data_stream();
     let taken = state.deployments.upload(&scope.tenant, &id, digest, stated, &mut bytes).await;
-    drain(&mut bytes).await;
+    // Who waits for `100 Continue` has sent nothing yet.
+    if !headers.contains_key(header::EXPECT) {
+        drain(&mut bytes).await;
+    }
     taken?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -214,6 +220,7 @@ pub async fn drain(bytes: &mut BodyDataStream) {
 /// The answer comes at once; ask for the deployment until it is `ready` or `failed`. Committing again changes nothing.
 #[utoipa::path(
     post, path = "/api/v1/deployments/{id}/commit", tag = "deployments",
+    operation_id = "commit_deployment",
     params(
         ("id" = String, Path),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
@@ -224,7 +231,7 @@ pub async fn drain(bytes: &mut BodyDataStream) {
 pub async fn commit(
     State(state): State<ControlState>,
     scope: Scope,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
     Body(commit): Body<Commit>,
 ) -> Result<(StatusCode, Json<Deployment>), Problem> {
     let alias = alias_name(commit.alias.as_deref())?;

@@ -3,7 +3,8 @@
 use super::{ControlState, Problem};
 use crate::tenancy::{DEFAULT_TENANT, Identity, Role};
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use serde::Deserialize;
@@ -83,6 +84,19 @@ impl<T: DeserializeOwned> FromRequestParts<ControlState> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, _: &ControlState) -> Result<Self, Problem> {
         let Query(params) = Query::try_from_uri(&parts.uri).map_err(|e| invalid_query(&e.body_text()))?;
         Ok(Params(params))
+    }
+}
+
+/// The named segments of the path.
+pub struct Segments<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<ControlState> for Segments<T> {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &ControlState) -> Result<Self, Problem> {
+        let segments = Path::from_request_parts(parts, state).await;
+        let malformed =
+            |e: PathRejection| Problem::new(StatusCode::BAD_REQUEST, "invalid-path", e.body_text());
+        segments.map(|Path(segments)| Segments(segments)).map_err(malformed)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Functions and their versions.
 
-use super::extract::Scope;
+use super::extract::{Scope, Segments};
 use super::problem::{Conflicts, Refusals};
 use super::{ControlState, Problem, time};
 use crate::registry::{Function, RegistryError, Version};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub struct FunctionSummary {
     live: Option<u32>,
     /// How many versions there are.
     versions: usize,
-    state: State_,
+    state: FunctionState,
     /// Whether it may be invoked without a key: as the live version says.
     public: bool,
     created_at: String,
@@ -33,21 +33,20 @@ pub struct FunctionSummary {
 /// Where the live version stands on this host.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[schema(as = FunctionState)]
-pub enum State_ {
+pub enum FunctionState {
     Cold,
     Warming,
     Warm,
     Draining,
 }
 
-impl From<lifecycle::State> for State_ {
+impl From<lifecycle::State> for FunctionState {
     fn from(s: lifecycle::State) -> Self {
         match s {
-            lifecycle::State::Cold => State_::Cold,
-            lifecycle::State::Warming => State_::Warming,
-            lifecycle::State::Warm => State_::Warm,
-            lifecycle::State::Draining => State_::Draining,
+            lifecycle::State::Cold => FunctionState::Cold,
+            lifecycle::State::Warming => FunctionState::Warming,
+            lifecycle::State::Warm => FunctionState::Warm,
+            lifecycle::State::Draining => FunctionState::Draining,
         }
     }
 }
@@ -61,7 +60,7 @@ pub struct Functions {
 pub struct FunctionDetail {
     name: String,
     live: Option<u32>,
-    state: State_,
+    state: FunctionState,
     public: bool,
     created_at: String,
     updated_at: String,
@@ -132,6 +131,7 @@ impl ControlState {
 /// All functions of a tenant, by name
 #[utoipa::path(
     get, path = "/api/v1/functions", tag = "functions",
+    operation_id = "list_functions",
     params(("tenant" = Option<String>, Query, description = "The tenant to act on: for operators")),
     responses((status = 200, body = Functions), Refusals)
 )]
@@ -143,6 +143,7 @@ pub async fn list(State(state): State<ControlState>, scope: Scope) -> Json<Funct
 /// A function with its versions and aliases
 #[utoipa::path(
     get, path = "/api/v1/functions/{name}", tag = "functions",
+    operation_id = "get_function",
     params(
         ("name" = String, Path),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
@@ -152,7 +153,7 @@ pub async fn list(State(state): State<ControlState>, scope: Scope) -> Json<Funct
 pub async fn get(
     State(state): State<ControlState>,
     scope: Scope,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
 ) -> Result<Json<FunctionDetail>, Problem> {
     let function = state.registry.get(&scope.tenant, &name)?;
     Ok(Json(state.detail(&scope.tenant, &function)))
@@ -163,6 +164,7 @@ pub async fn get(
 /// Its usage records stay.
 #[utoipa::path(
     delete, path = "/api/v1/functions/{name}", tag = "functions",
+    operation_id = "delete_function",
     params(
         ("name" = String, Path),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
@@ -172,7 +174,7 @@ pub async fn get(
 pub async fn remove(
     State(state): State<ControlState>,
     scope: Scope,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
     state.registry.remove_function(&scope.tenant, &name).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -181,6 +183,7 @@ pub async fn remove(
 /// A version
 #[utoipa::path(
     get, path = "/api/v1/functions/{name}/versions/{version}", tag = "functions",
+    operation_id = "get_version",
     params(
         ("name" = String, Path), ("version" = u32, Path),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
@@ -190,7 +193,7 @@ pub async fn remove(
 pub async fn get_version(
     State(state): State<ControlState>,
     scope: Scope,
-    Path((name, version)): Path<(String, String)>,
+    Segments((name, version)): Segments<(String, String)>,
 ) -> Result<Json<VersionInfo>, Problem> {
     let number = version_number(&version)?;
     let function = state.registry.get(&scope.tenant, &name)?;
@@ -202,6 +205,7 @@ pub async fn get_version(
 /// Delete a version to which no alias points
 #[utoipa::path(
     delete, path = "/api/v1/functions/{name}/versions/{version}", tag = "functions",
+    operation_id = "delete_version",
     params(
         ("name" = String, Path), ("version" = u32, Path),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
@@ -211,7 +215,7 @@ pub async fn get_version(
 pub async fn remove_version(
     State(state): State<ControlState>,
     scope: Scope,
-    Path((name, version)): Path<(String, String)>,
+    Segments((name, version)): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let number = version_number(&version)?;
     let now = state.clock.unix_ns() / 1_000_000;

@@ -1,11 +1,11 @@
 //! What single invocations cost, and how long their phases took.
 
-use super::extract::{Params, Scope, invalid_query};
+use super::extract::{Params, Scope, Segments, invalid_query};
 use super::problem::Refusals;
 use super::{ControlState, Problem, time};
 use crate::ledger::LIST_MAX;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -96,7 +96,8 @@ impl Invocation {
 
 /// A tenant's latest invocations, newest first
 #[utoipa::path(
-    get, path = "/api/v1/invocations", tag = "usage", params(ListParams),
+    get, path = "/api/v1/invocations", tag = "usage",
+    operation_id = "list_invocations", params(ListParams),
     responses((status = 200, body = Invocations), Refusals)
 )]
 pub async fn list(
@@ -115,6 +116,7 @@ pub async fn list(
 /// What an invocation cost
 #[utoipa::path(
     get, path = "/api/v1/invocations/{id}", tag = "usage",
+    operation_id = "get_invocation",
     params(
         ("id" = String, Path, description = "As `Vesta-Invocation-Id` said"),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
@@ -124,7 +126,7 @@ pub async fn list(
 pub async fn get(
     State(state): State<ControlState>,
     scope: Scope,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
 ) -> Result<Json<Invocation>, Problem> {
     let id: InvocationId = id.parse().map_err(|e| Problem::from(e).with_field("id"))?;
     let record = state.ledger.find(id).await?.filter(|r| r.tenant == scope.tenant);

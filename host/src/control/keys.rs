@@ -1,11 +1,11 @@
 //! API keys. A tenant makes and ends its own; an operator those of any tenant, and the operators'.
 
-use super::extract::{Params, Scope, operator_only};
+use super::extract::{Params, Scope, Segments, operator_only};
 use super::problem::{Conflicts, Refusals};
 use super::{ControlState, Problem, time};
 use crate::tenancy::{KeyInfo, Role};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -75,7 +75,8 @@ fn owner(scope: Scope, params: &KeyParams) -> Result<Option<TenantName>, Problem
 
 /// The keys in force, oldest first
 #[utoipa::path(
-    get, path = "/api/v1/keys", tag = "keys", params(KeyParams),
+    get, path = "/api/v1/keys", tag = "keys",
+    operation_id = "list_keys", params(KeyParams),
     responses((status = 200, body = Keys), Refusals)
 )]
 pub async fn list(
@@ -90,7 +91,8 @@ pub async fn list(
 
 /// Make a key
 #[utoipa::path(
-    post, path = "/api/v1/keys", tag = "keys", params(KeyParams),
+    post, path = "/api/v1/keys", tag = "keys",
+    operation_id = "create_key", params(KeyParams),
     responses((status = 201, body = CreatedKey), Refusals, Conflicts)
 )]
 pub async fn create(
@@ -105,13 +107,14 @@ pub async fn create(
 /// End a key: it is refused from now on
 #[utoipa::path(
     delete, path = "/api/v1/keys/{prefix}", tag = "keys",
+    operation_id = "revoke_key",
     params(("prefix" = String, Path, description = "The 12 characters after `vk_`"), KeyParams),
     responses((status = 204, description = "Ended"), Refusals, Conflicts)
 )]
 pub async fn revoke(
     State(state): State<ControlState>,
     scope: Scope,
-    Path(prefix): Path<String>,
+    Segments(prefix): Segments<String>,
     Params(params): Params<KeyParams>,
 ) -> Result<StatusCode, Problem> {
     let prefix = prefix.strip_prefix("vk_").unwrap_or(&prefix);

@@ -1,12 +1,12 @@
 //! What a function has written, and what it writes from now on.
 
-use super::extract::{Params, Scope};
+use super::extract::{Params, Scope, Segments};
 use super::invocations::limit;
 use super::problem::Refusals;
 use super::{ControlState, Problem, time};
 use crate::telemetry::logs::{LogStore, TAIL_MAX, Written};
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -73,6 +73,7 @@ fn line(written: &Written) -> Bytes {
 /// One JSON object a line.
 #[utoipa::path(
     get, path = "/api/v1/functions/{name}/logs", tag = "functions",
+    operation_id = "read_logs",
     params(("name" = String, Path), LogParams),
     responses(
         (status = 200, body = LogLine, content_type = "application/x-ndjson", description = "Lines of this form"),
@@ -82,7 +83,7 @@ fn line(written: &Written) -> Bytes {
 pub async fn read(
     State(state): State<ControlState>,
     scope: Scope,
-    Path(name): Path<String>,
+    Segments(name): Segments<String>,
     Params(params): Params<LogParams>,
 ) -> Result<Response, Problem> {
     let function = state.registry.get(&scope.tenant, &name)?.name;

@@ -119,7 +119,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 ///
 /// Needs no key.
 #[utoipa::path(
-    get, path = "/api/v1/openapi.json", tag = "api", security(()),
+    get, path = "/api/v1/openapi.json", tag = "api",
+    operation_id = "get_openapi", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/json"))
 )]
 async fn openapi_json() -> axum::Json<utoipa::openapi::OpenApi> {

@@ -37,7 +37,8 @@ pub struct PackageParams {
 /// As `vesta build --output` writes it. The answer comes when the file was read; ask for the deployment until it is
 /// `ready` or `failed`.
 #[utoipa::path(
-    post, path = "/api/v1/packages", tag = "deployments", params(PackageParams),
+    post, path = "/api/v1/packages", tag = "deployments",
+    operation_id = "deploy_package", params(PackageParams),
     request_body(content = inline(RawBytes), content_type = "application/octet-stream"),
     responses(
         (status = 202, body = Deployment), Refusals, Conflicts,

@@ -45,6 +45,7 @@ pub struct CreatedTenant {
 /// All tenants, by name
 #[utoipa::path(
     get, path = "/api/v1/tenants", tag = "tenants",
+    operation_id = "list_tenants",
     responses((status = 200, body = Tenants), Refusals)
 )]
 pub async fn list(State(state): State<ControlState>, _: Operator) -> Json<Tenants> {
@@ -54,7 +55,8 @@ pub async fn list(State(state): State<ControlState>, _: Operator) -> Json<Tenant
 
 /// Make a tenant and its first key
 #[utoipa::path(
-    post, path = "/api/v1/tenants", tag = "tenants", request_body = NewTenant,
+    post, path = "/api/v1/tenants", tag = "tenants",
+    operation_id = "create_tenant", request_body = NewTenant,
     responses((status = 201, body = CreatedTenant), Refusals, Conflicts)
 )]
 pub async fn create(

@@ -207,12 +207,13 @@ fn record(function: &str, n: u64) -> UsageRecord {
 async fn every_operation_needs_a_key_and_those_of_the_operator_need_its() {
     let api = Api::start().await;
     let document = serde_json::to_value(openapi()).expect("JSON");
-    let mut seen = 0;
+    let mut ids = std::collections::HashSet::new();
     for (path, operations) in document["paths"].as_object().expect("paths") {
-        for method in operations.as_object().expect("operations").keys() {
-            let path = path.replace('{', "").replace('}', "");
+        for (method, operation) in operations.as_object().expect("operations") {
+            let path = path.replace(['{', '}'], "");
             let method = method.to_uppercase();
-            seen += 1;
+            let id = operation["operationId"].as_str().expect("an id").to_owned();
+            assert!(ids.insert(id), "{method} {path}: its operationId occurs twice");
             if path == "/api/v1/openapi.json" {
                 assert!(api.send("", &method, &path, "").await.expect(200)["paths"].is_object());
                 continue;
@@ -226,7 +227,7 @@ async fn every_operation_needs_a_key_and_those_of_the_operator_need_its() {
             }
         }
     }
-    assert_eq!(seen, 23);
+    assert_eq!(ids.len(), 23);
     let response = api.raw("", "GET", "/api/v1/whoami", "").await;
     assert_eq!(response.headers()["www-authenticate"], "Bearer");
     api.get("/api/v1/nothing").await.refused(404, "no-such-endpoint");
@@ -310,6 +311,7 @@ async fn a_bad_request_is_refused_with_the_field_that_is_wrong() {
     }
     api.get("/api/v1/invocations?limit=5000").await.refused(400, "invalid-query");
     api.get("/api/v1/invocations/xyz").await.refused(400, "invalid-invocation-id");
+    api.get("/api/v1/functions/%ff").await.refused(400, "invalid-path");
     let bad = api.send(&api.operator, "POST", "/api/v1/tenants", r#"{"name":"No Name"}"#).await;
     assert_eq!(bad.refused(422, "invalid-name")["field"], "name");
 }
@@ -366,7 +368,7 @@ async fn a_package_in_one_file_is_deployed_and_an_unsound_one_leaves_nothing() {
     post(Vec::new()).await.refused(400, "archive-empty");
     post(sound[..sound.len() - 1024].to_vec()).await;
     post(sound[..700].to_vec()).await.refused(400, "archive-truncated");
-    post(vec![b'x'; (4 << 20) + 1]).await.refused(413, "blob-too-long");
+    post(vec![b'x'; (4 << 20) + 1]).await.refused(413, "package-too-large");
     let mut lying = manifest("hello", b"component");
     lying["limits"] = json!(vesta_core::limits::Limits { cpu_ms: 0, ..Default::default() });
     post(archive(&lying, b"component")).await.refused(422, "invalid-manifest");

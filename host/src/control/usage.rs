@@ -87,7 +87,8 @@ impl From<UsageRow> for Row {
 ///
 /// Holds every invocation whose response has ended before the question.
 #[utoipa::path(
-    get, path = "/api/v1/usage", tag = "usage", params(UsageParams),
+    get, path = "/api/v1/usage", tag = "usage",
+    operation_id = "get_usage", params(UsageParams),
     responses((status = 200, body = Usage), Refusals)
 )]
 pub async fn report(

@@ -22,6 +22,7 @@ pub struct WhoAmI {
 /// Whose key this is
 #[utoipa::path(
     get, path = "/api/v1/whoami", tag = "keys",
+    operation_id = "whoami",
     responses((status = 200, body = WhoAmI), Refusals)
 )]
 pub async fn whoami(State(state): State<ControlState>, Caller(me): Caller) -> Result<Json<WhoAmI>, Problem> {

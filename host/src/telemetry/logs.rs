@@ -143,19 +143,28 @@ impl LogStore {
 }
 
 async fn write_all(db: Db, mut waiting: mpsc::Receiver<Message>, followers: broadcast::Sender<Arc<Written>>) {
+    // The numbers are this writer's to give: nobody else writes.
+    let mut last_seq = store::last_seq(&db).await.unwrap_or_else(|e| {
+        tracing::error!("function logs: {e}");
+        // Past any number that was given.
+        i64::MAX / 2
+    });
     let mut messages = Vec::with_capacity(BATCH_MAX);
     while waiting.recv_many(&mut messages, BATCH_MAX).await > 0 {
         let mut entries = Vec::new();
         let mut flushes = Vec::new();
         for message in messages.drain(..) {
             match message {
-                Message::Entry(entry) => entries.push(*entry),
+                Message::Entry(entry) => {
+                    last_seq += 1;
+                    entries.push(Written { seq: last_seq, entry: *entry });
+                }
                 Message::Flush(done) => flushes.push(done),
             }
         }
-        match store::write(&db, entries).await {
-            Ok(written) => {
-                for entry in written {
+        match store::write(&db, &entries).await {
+            Ok(()) => {
+                for entry in entries {
                     // An error means that nobody follows.
                     let _ = followers.send(Arc::new(entry));
                 }
@@ -173,35 +182,54 @@ mod store {
 
     use super::{LogEntry, Written};
     use crate::db::{Db, DbError};
-    use sqlx::Row;
     use sqlx::sqlite::SqliteRow;
+    use sqlx::{AssertSqlSafe, Row};
+    use std::sync::LazyLock;
     use vesta_core::{FunctionName, TenantName};
 
-    pub async fn write(db: &Db, entries: Vec<LogEntry>) -> Result<Vec<Written>, DbError> {
+    const COLUMNS: usize = 9;
+    /// Rows of one statement: of two sizes only, so that both stay prepared.
+    const ROWS: usize = 32;
+    static INSERT_ONE: LazyLock<String> = LazyLock::new(|| insert_sql(1));
+    static INSERT_MANY: LazyLock<String> = LazyLock::new(|| insert_sql(ROWS));
+
+    fn insert_sql(rows: usize) -> String {
+        let row = format!("({})", ["?"; COLUMNS].join(", "));
+        let columns = "seq, unix_ns, tenant, function, version, invocation, level, message, fields";
+        format!("INSERT INTO guest_logs ({columns}) VALUES {}", vec![row; rows].join(", "))
+    }
+
+    /// The number of the newest entry.
+    pub async fn last_seq(db: &Db) -> Result<i64, DbError> {
+        let sql = "SELECT coalesce(max(seq), 0) FROM guest_logs";
+        Ok(sqlx::query_scalar(sql).fetch_one(db.pool()).await?)
+    }
+
+    pub async fn write(db: &Db, entries: &[Written]) -> Result<(), DbError> {
         if entries.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let mut write = db.write().await?;
-        let mut written = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let done = sqlx::query(
-                "INSERT INTO guest_logs (unix_ns, tenant, function, version, invocation, level, message, fields)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
-            )
-            .bind(entry.unix_ns)
-            .bind(entry.tenant.as_str())
-            .bind(entry.function.as_str())
-            .bind(i64::from(entry.version))
-            .bind(entry.invocation.to_string())
-            .bind(entry.level.as_str())
-            .bind(&entry.message)
-            .bind(entry.fields.as_ref().map(serde_json::Value::to_string))
-            .fetch_one(&mut *write)
-            .await?;
-            written.push(Written { seq: done.try_get("seq")?, entry });
+        let chunks = entries.chunks_exact(ROWS);
+        let rest = chunks.remainder();
+        for chunk in chunks.chain(rest.chunks(1)) {
+            let sql = if chunk.len() == ROWS { &INSERT_MANY } else { &INSERT_ONE };
+            let mut query = sqlx::query(AssertSqlSafe(sql.as_str()));
+            for Written { seq, entry } in chunk {
+                query = query
+                    .bind(seq)
+                    .bind(entry.unix_ns)
+                    .bind(entry.tenant.as_str())
+                    .bind(entry.function.as_str())
+                    .bind(i64::from(entry.version))
+                    .bind(entry.invocation.to_string())
+                    .bind(entry.level.as_str())
+                    .bind(&entry.message)
+                    .bind(entry.fields.as_ref().map(serde_json::Value::to_string));
+            }
+            query.execute(&mut *write).await?;
         }
-        write.commit().await?;
-        Ok(written)
+        write.commit().await
     }
 
     pub async fn tail(
