@@ -1,1 +1,23 @@
 //! Vesta's integration tests: the real binary, real guests, real sockets; one file a behaviour.
+
+mod access;
+mod architecture;
+mod bad_components;
+mod bad_guests;
+mod bad_manifests;
+mod bad_models;
+mod bill;
+mod cli;
+mod crash;
+mod deploy;
+mod drain;
+mod examples;
+mod limits;
+mod logs;
+mod onnx;
+mod openapi;
+mod portability;
+mod responses;
+mod sandbox;
+mod scale_to_zero;
+mod upload;

@@ -28,7 +28,8 @@ impl Cli {
     pub fn of(host: &Host, key: &str) -> Self {
         let cli = Self::stranger();
         let url = format!("http://{}", host.control_address());
-        cli.run(&["login", &url, "--key", key]).ok();
+        let invoke = format!("http://{}", host.invoke_address());
+        cli.run(&["login", &url, "--key", key, "--invoke-url", &invoke]).ok();
         cli
     }
 

@@ -1,7 +1,7 @@
 //! The real `vesta serve`, in a process of its own with a data directory of its own.
 
 use crate::process::Process;
-use crate::{Api, PATIENCE, guests, wait_for};
+use crate::{Api, PATIENCE, Reply, guests, wait_for};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -79,7 +79,7 @@ impl Builder {
 
 /// Keeps the developer's own configuration out of a command.
 pub(crate) fn isolate(command: &mut Command, dir: &Path) {
-    for name in ["VESTA_URL", "VESTA_KEY", "VESTA_CONFIG", "VESTA_TENANT", "VESTA_DATA", "RUST_LOG"] {
+    for name in ["VESTA_URL", "VESTA_KEY", "VESTA_CONFIG", "VESTA_TENANT", "VESTA_HOST_CONFIG", "VESTA_INVOKE_URL", "RUST_LOG"] {
         command.env_remove(name);
     }
     command.env("HOME", dir).env("XDG_CONFIG_HOME", dir.join("config")).env("NO_COLOR", "1");
@@ -158,6 +158,23 @@ impl Host {
     /// The data plane with the default tenant's key; paths begin with `/fn/`.
     pub fn data(&self) -> Api {
         Api::new(&format!("http://{}", self.ready.invoke), Some(&self.ready.tenant_key))
+    }
+
+    /// Invokes a function of the default tenant with GET and the tenant's key. `path` begins with `/`.
+    pub fn invoke(&self, function: &str, path: &str) -> Reply {
+        self.data().get(&format!("/fn/default/{function}{path}"))
+    }
+
+    /// The usage record of an invocation of the default tenant.
+    #[track_caller]
+    pub fn record(&self, invocation: &str) -> Value {
+        self.control().get(&format!("/api/v1/invocations/{invocation}")).expect(200).json()
+    }
+
+    /// The usage records of a function of the default tenant, newest first.
+    pub fn records(&self, function: &str) -> Vec<Value> {
+        let json = self.control().get(&format!("/api/v1/invocations?function={function}&limit=100"));
+        json.expect(200).json()["invocations"].as_array().expect("invocations").clone()
     }
 
     /// Creates a tenant and gives its key.

@@ -40,6 +40,16 @@ impl Package {
         Self { manifest, blobs: vec![component.to_vec()] }
     }
 
+    /// The fixture that misbehaves by path, under a name of the test's own.
+    pub fn rogue(name: &str) -> Self {
+        Self::new(name, &crate::guests::fixture("rogue"))
+    }
+
+    /// A component in WebAssembly's text format.
+    pub fn wat(name: &str, text: &str) -> Self {
+        Self::new(name, &wat::parse_str(text).unwrap_or_else(|e| panic!("{e}")))
+    }
+
     pub fn model(mut self, name: &str, bytes: &[u8]) -> Self {
         let entry = json!({ "name": name, "encoding": "onnx", "blob": blob_ref(bytes) });
         self.manifest["models"].as_array_mut().expect("an array").push(entry);

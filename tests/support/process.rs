@@ -22,6 +22,10 @@ impl Process {
         Self { id }
     }
 
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     fn read(&self, file: &str) -> String {
         let path = format!("/proc/{}/{file}", self.id);
         std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))

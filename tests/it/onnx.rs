@@ -1,0 +1,140 @@
+//! ONNX files written by hand: the few messages of its protobuf that the tests need (onnx.proto3).
+
+use prost::Message;
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Model {
+    #[prost(int64, tag = "1")]
+    pub ir_version: i64,
+    #[prost(message, optional, tag = "7")]
+    pub graph: Option<Graph>,
+    #[prost(message, repeated, tag = "8")]
+    pub opset_import: Vec<Opset>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Opset {
+    #[prost(string, tag = "1")]
+    pub domain: String,
+    #[prost(int64, tag = "2")]
+    pub version: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Graph {
+    #[prost(message, repeated, tag = "1")]
+    pub node: Vec<Node>,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(message, repeated, tag = "5")]
+    pub initializer: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    pub input: Vec<Value>,
+    #[prost(message, repeated, tag = "12")]
+    pub output: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Node {
+    #[prost(string, repeated, tag = "1")]
+    pub input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub output: Vec<String>,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    #[prost(string, tag = "4")]
+    pub op_type: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Tensor {
+    #[prost(int64, repeated, tag = "1")]
+    pub dims: Vec<i64>,
+    /// 1 is f32.
+    #[prost(int32, tag = "2")]
+    pub data_type: i32,
+    #[prost(string, tag = "8")]
+    pub name: String,
+    #[prost(bytes = "vec", tag = "9")]
+    pub raw_data: Vec<u8>,
+    #[prost(message, repeated, tag = "13")]
+    pub external_data: Vec<Entry>,
+    /// 1 is external.
+    #[prost(int32, tag = "14")]
+    pub data_location: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Entry {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Value {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, optional, tag = "2")]
+    pub r#type: Option<Type>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Type {
+    #[prost(message, optional, tag = "1")]
+    pub tensor_type: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TensorType {
+    #[prost(int32, tag = "1")]
+    pub elem_type: i32,
+    #[prost(message, optional, tag = "2")]
+    pub shape: Option<Shape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Shape {
+    #[prost(message, repeated, tag = "1")]
+    pub dim: Vec<Dim>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Dim {
+    #[prost(int64, tag = "1")]
+    pub dim_value: i64,
+}
+
+pub fn value(name: &str, dims: &[i64]) -> Value {
+    let dim = dims.iter().map(|d| Dim { dim_value: *d }).collect();
+    let tensor_type = Some(TensorType { elem_type: 1, shape: Some(Shape { dim }) });
+    Value { name: name.into(), r#type: Some(Type { tensor_type }) }
+}
+
+pub fn node(op_type: &str, input: &[&str], output: &str) -> Node {
+    let input = input.iter().map(ToString::to_string).collect();
+    Node { input, output: vec![output.into()], name: format!("the-{op_type}"), op_type: op_type.into() }
+}
+
+/// `y = x · w`, with `x` of 1 by 4 and `w` of 4 by 2.
+pub fn sound() -> Model {
+    let raw_data = (0..8u8).flat_map(|n| f32::from(n).to_le_bytes()).collect();
+    let weights = Tensor { dims: vec![4, 2], data_type: 1, name: "w".into(), raw_data, ..Tensor::default() };
+    let graph = Graph {
+        node: vec![node("MatMul", &["x", "w"], "y")],
+        name: "g".into(),
+        initializer: vec![weights],
+        input: vec![value("x", &[1, 4])],
+        output: vec![value("y", &[1, 2])],
+    };
+    let opset = Opset { domain: String::new(), version: 17 };
+    Model { ir_version: 8, graph: Some(graph), opset_import: vec![opset] }
+}
+
+/// The sound model after a change.
+pub fn changed(change: impl FnOnce(&mut Graph)) -> Vec<u8> {
+    let mut model = sound();
+    change(model.graph.as_mut().expect("a graph"));
+    model.encode_to_vec()
+}

@@ -1,0 +1,165 @@
+//! The examples' unchanged components run under a plain host of wasi:http and wasi:nn: nothing of ours is imported.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use vesta_tests::{guests, load};
+use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_nn::backend::{BackendError, BackendExecutionContext, BackendGraph, Id, NamedTensor};
+use wasmtime_wasi_nn::wit::{TensorType, WasiNnCtx, WasiNnView};
+use wasmtime_wasi_nn::{ExecutionContext, Graph, GraphRegistry, Registry, Tensor};
+
+/// An output that a stub gives, whatever it is asked.
+#[derive(Clone)]
+struct Stub {
+    name: &'static str,
+    shape: Vec<u32>,
+    values: Vec<f32>,
+}
+
+impl BackendGraph for Stub {
+    fn init_execution_context(&self) -> Result<ExecutionContext, BackendError> {
+        let context: Box<dyn BackendExecutionContext> = Box::new(self.clone());
+        Ok(context.into())
+    }
+}
+
+impl BackendExecutionContext for Stub {
+    fn set_input(&mut self, _: Id, _: &Tensor) -> Result<(), BackendError> {
+        Err(BackendError::UnsupportedTensorType("not used by wasi:nn's WIT".into()))
+    }
+    fn get_output(&mut self, _: Id) -> Result<Tensor, BackendError> {
+        Err(BackendError::UnsupportedTensorType("not used by wasi:nn's WIT".into()))
+    }
+    fn compute(&mut self, inputs: Option<Vec<NamedTensor>>) -> Result<Option<Vec<NamedTensor>>, BackendError> {
+        assert!(inputs.is_some_and(|i| !i.is_empty()), "the guest gives its inputs by name");
+        let data = self.values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let tensor = Tensor::new(self.shape.clone(), TensorType::Fp32, data);
+        Ok(Some(vec![NamedTensor { name: self.name.into(), tensor }]))
+    }
+}
+
+/// One model under one name.
+struct One(&'static str, Graph);
+
+impl GraphRegistry for One {
+    fn get(&self, name: &str) -> Option<&Graph> {
+        (name == self.0).then_some(&self.1)
+    }
+    fn get_mut(&mut self, name: &str) -> Option<&mut Graph> {
+        (name == self.0).then_some(&mut self.1)
+    }
+}
+
+struct State {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    nn: WasiNnCtx,
+    table: ResourceTable,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: Default::default() }
+    }
+}
+
+/// One request to a component under the plain host: the status and the body.
+async fn serve(
+    component: &[u8],
+    model: &'static str,
+    stub: Stub,
+    request: http::Request<Full<Bytes>>,
+) -> wasmtime::Result<(u16, String)> {
+    let engine = Engine::default();
+    let component = Component::new(&engine, component)?;
+    let mut linker: Linker<State> = Linker::new(&engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi_nn::wit::add_to_linker(&mut linker, |s: &mut State| WasiNnView::new(&mut s.table, &mut s.nn))?;
+    let pre = ProxyPre::new(linker.instantiate_pre(&component)?)?;
+
+    let graph: Box<dyn BackendGraph> = Box::new(stub);
+    let nn = WasiNnCtx::new([], Registry::from(One(model, graph.into())));
+    let state = State {
+        wasi: WasiCtx::builder().inherit_stderr().build(),
+        http: WasiHttpCtx::new(),
+        nn,
+        table: ResourceTable::new(),
+    };
+    let mut store = Store::new(&engine, state);
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // The body's error cannot happen, but has to be of hyper's type.
+    let request = request.map(|b| b.map_err(|e| match e {}));
+    let request: http::Request<http_body_util::combinators::BoxBody<Bytes, hyper::Error>> =
+        request.map(BodyExt::boxed);
+    let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let out = store.data_mut().http().new_response_outparam(sender)?;
+    let guest = tokio::spawn(async move {
+        let proxy = pre.instantiate_async(&mut store).await?;
+        proxy.wasi_http_incoming_handler().call_handle(store, request, out).await
+    });
+    let response = receiver.await.map_err(wasmtime::Error::from)??;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await?.to_bytes();
+    guest.await.map_err(wasmtime::Error::from)??;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+fn run(component: &[u8], model: &'static str, stub: Stub, method: &str, target: &str, body: String) -> (u16, String) {
+    let request = http::Request::builder()
+        .method(method)
+        .uri(format!("http://plain.example{target}"))
+        .header("host", "plain.example")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .expect("a valid request");
+    load::runtime().block_on(serve(component, model, stub, request)).expect("the plain host runs it")
+}
+
+fn no_model() -> Stub {
+    Stub { name: "none", shape: vec![1], values: vec![0.0] }
+}
+
+#[test]
+fn hello_runs_under_a_plain_host() {
+    let hello = guests::example("hello").component;
+    let said = run(&hello, "none", no_model(), "GET", "/?name=Ada", String::new());
+    assert_eq!(said, (200, "Hello, Ada!".into()));
+}
+
+#[test]
+fn digits_runs_under_a_plain_host_with_any_backend() {
+    let digits = guests::example("digits").component;
+    let mut values = vec![0.01; 10];
+    values[7] = 0.91;
+    let stub = Stub { name: "probabilities", shape: vec![1, 10], values };
+    let (status, body) = run(&digits, "digits", stub, "POST", "/", crate::examples::digit_request(0));
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(crate::examples::digit_answer(&body), 7, "the stub's answer: {body}");
+}
+
+#[test]
+fn components_import_only_interfaces_of_wasi() {
+    for name in ["hello", "digits"] {
+        let component = guests::example(name).component;
+        let engine = Engine::default();
+        let component = Component::new(&engine, component).expect("a component");
+        let imports: Vec<_> =
+            component.component_type().imports(&engine).map(|(name, _)| name.to_string()).collect();
+        assert!(!imports.is_empty());
+        for import in imports {
+            assert!(import.starts_with("wasi:"), "{name} imports {import}");
+        }
+    }
+}

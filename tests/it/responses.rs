@@ -1,0 +1,164 @@
+//! Bodies, trailers, and where the bill stands.
+
+use http_body_util::BodyExt;
+use vesta_tests::load::{self, Connection, Received, Request};
+use vesta_tests::{Host, PATIENCE, Package, wait_for};
+
+const BILL: [&str; 3] = ["vesta-cost", "vesta-billed-cpu-us", "server-timing"];
+
+fn fetch(host: &Host, http2: bool, path: &str, change: impl FnOnce(&mut Request)) -> Received {
+    let mut request = load::request("GET", host.invoke_address(), path, host.tenant_key(), "");
+    change(&mut request);
+    load::runtime().block_on(async {
+        let address = host.invoke_address();
+        let connection = if http2 { Connection::http2(address).await } else { Connection::http1(address).await };
+        connection.expect("connect").send(request).await.expect("a response")
+    })
+}
+
+fn te(request: &mut Request) {
+    request.headers_mut().insert("te", "trailers".parse().expect("a value"));
+}
+
+#[track_caller]
+fn record_agrees(host: &Host, received: &Received) {
+    let record = host.record(received.invocation());
+    assert_eq!(record["charge"].as_str(), received.value("vesta-cost"), "{record}");
+    let billed = received.value("vesta-billed-cpu-us").and_then(|v| v.parse::<u64>().ok());
+    assert_eq!(record["billed_cpu_us"].as_u64(), billed, "{record}");
+    assert_eq!(record["bytes_out"].as_u64(), Some(received.body.len() as u64), "{record}");
+}
+
+#[test]
+fn a_short_body_is_held_until_the_guest_is_done_and_carries_its_bill_in_headers() {
+    let host = Host::shared();
+    Package::rogue("short").deploy(&host.control());
+    for path in ["/ok", "/big?bytes=65536", "/big?bytes=60000&chunked"] {
+        let received = fetch(&host, false, &format!("/fn/default/short{path}"), |_| ());
+        assert!(received.whole && received.trailers.is_empty(), "{path}: {received:?}");
+        for name in BILL {
+            assert!(received.headers.contains_key(name), "{path}: no {name}: {:?}", received.headers);
+        }
+        record_agrees(&host, &received);
+    }
+    let reply = host.invoke("short", "/burn?units=50").expect(200);
+    let (guest, total) = (reply.timing("guest").expect("guest"), reply.timing("total").expect("total"));
+    assert!(guest > 0.0 && guest <= total, "{reply:?}");
+    assert!(reply.timing("queue").is_some() && reply.timing("infer").is_some(), "{reply:?}");
+}
+
+#[test]
+fn a_long_body_carries_its_bill_in_trailers_for_those_who_take_them() {
+    let host = Host::shared();
+    Package::rogue("long").deploy(&host.control());
+    let path = "/fn/default/long/big?bytes=300000&chunked";
+
+    let http1 = fetch(&host, false, path, te);
+    assert!(http1.whole && http1.body.len() == 300_000);
+    let http2 = fetch(&host, true, path, |_| ());
+    assert!(http2.whole && http2.body.len() == 300_000);
+    for received in [&http1, &http2] {
+        assert!(received.headers.contains_key("vesta-invocation-id"), "{:?}", received.headers);
+        for name in BILL {
+            assert!(received.trailers.contains_key(name), "no {name}: {:?}", received.trailers);
+            assert!(!received.headers.contains_key(name), "{name} twice: {:?}", received.headers);
+        }
+        record_agrees(&host, received);
+    }
+
+    let plain = fetch(&host, false, path, |_| ());
+    assert!(plain.whole && plain.trailers.is_empty(), "not asked for: {:?}", plain.trailers);
+    assert_eq!(host.record(plain.invocation())["bytes_out"], 300_000);
+}
+
+#[test]
+fn a_guests_own_trailers_arrive() {
+    let host = Host::shared();
+    Package::rogue("own-trailers").deploy(&host.control());
+    let received = fetch(&host, true, "/fn/default/own-trailers/trailers", |_| ());
+    assert_eq!(received.trailers.get("x-sum").map(|v| v.as_bytes()), Some(&b"100000"[..]), "{received:?}");
+    assert!(received.trailers.contains_key("vesta-cost"), "{:?}", received.trailers);
+}
+
+#[test]
+fn bodies_stream_both_ways() {
+    let host = Host::shared();
+    Package::rogue("streams").deploy(&host.control());
+    let body: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
+    let reply = host.data().send("POST", "/fn/default/streams/echo", &[], &body).expect(200);
+    assert!(reply.body == body, "3 MB come back as they were");
+    let record = host.record(&reply.invocation());
+    assert_eq!((&record["bytes_in"], &record["bytes_out"]), (&3_000_000.into(), &3_000_000.into()));
+
+    // The first piece arrives while the guest still works on the others.
+    let address = host.invoke_address();
+    let path = "/fn/default/streams/trickle?chunks=5&ms=400";
+    let request = load::request("GET", address, path, host.tenant_key(), "");
+    load::runtime().block_on(async {
+        let mut connection = Connection::http1(address).await.expect("connect");
+        let start = std::time::Instant::now();
+        let response = connection.begin(request).await.expect("a head");
+        let mut body = response.into_body();
+        let first = body.frame().await.expect("a frame").expect("no error");
+        let first_after = start.elapsed();
+        assert!(first.into_data().is_ok_and(|d| d.starts_with(b"chunk 0")));
+        while body.frame().await.is_some() {}
+        assert!(first_after * 2 < start.elapsed(), "first piece after {first_after:?} of {:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn many_requests_share_one_http2_connection() {
+    let host = Host::shared();
+    Package::rogue("multiplexed").deploy(&host.control());
+    let address = host.invoke_address().to_string();
+    load::runtime().block_on(async {
+        let Connection::Http2(sender) = Connection::http2(&address).await.expect("connect") else {
+            panic!("asked for HTTP/2");
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..20 {
+            let mut connection = Connection::Http2(sender.clone());
+            let path = format!("/fn/default/multiplexed/status?code={}", 200 + n);
+            let request = load::request("GET", &address, &path, host.tenant_key(), "");
+            tasks.spawn(async move { (200 + n, connection.send(request).await.expect("a response").status) });
+        }
+        while let Some(done) = tasks.join_next().await {
+            let (asked, got) = done.expect("no panic");
+            assert_eq!(asked, got);
+        }
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_is_recorded_once() {
+    let host = Host::shared();
+    Package::rogue("abandoned").deploy(&host.control());
+    let address = host.invoke_address();
+    let path = "/fn/default/abandoned/trickle?chunks=100000&ms=10";
+    let request = load::request("GET", address, path, host.tenant_key(), "");
+    let id = load::runtime().block_on(async {
+        let mut connection = Connection::http1(address).await.expect("connect");
+        let response = connection.begin(request).await.expect("a head");
+        let id = response.headers()["vesta-invocation-id"].to_str().expect("text").to_string();
+        let first = response.into_body().frame().await.expect("a frame").expect("no error");
+        assert!(first.is_data());
+        id
+    });
+    let record = wait_for("the record of a client that went away", PATIENCE, || {
+        let reply = host.control().get(&format!("/api/v1/invocations/{id}"));
+        (reply.status == 200).then(|| reply.json())
+    });
+    assert_eq!(record["outcome"], "client_gone", "{record}");
+    assert!(record["guest_cpu_ns"].as_u64() > Some(0), "{record}");
+    assert_eq!(host.records("abandoned").len(), 1);
+
+    // Gone before there was an answer.
+    let mut socket = std::net::TcpStream::connect(address).expect("connect");
+    let key = host.tenant_key();
+    let text = format!("GET /fn/default/abandoned/sleep?ms=300 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n");
+    std::io::Write::write_all(&mut socket, text.as_bytes()).expect("send");
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(socket);
+    wait_for("the second record", PATIENCE, || (host.records("abandoned").len() == 2).then_some(()));
+}
