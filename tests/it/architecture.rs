@@ -98,7 +98,9 @@ fn string_length(text: &str) -> usize {
 fn character_length(text: &str) -> usize {
     let mut chars = text.char_indices().skip(1);
     match (chars.next(), chars.next()) {
-        (Some((_, '\\')), Some(_)) => text[2..].char_indices().skip(1).find(|(_, c)| *c == '\'').map_or(1, |(at, _)| at + 3),
+        (Some((_, '\\')), Some(_)) => {
+            text[2..].char_indices().skip(1).find(|(_, c)| *c == '\'').map_or(1, |(at, _)| at + 3)
+        }
         (Some(_), Some((at, '\''))) => at + 1,
         _ => 1,
     }
@@ -216,7 +218,9 @@ fn only_the_engine_names_the_runtime_and_the_inference_engines() {
             }
         }
     }
-    for manifest in ["host/Cargo.toml", "host/core/Cargo.toml", "guest-sdk/Cargo.toml", "guest-sdk/macros/Cargo.toml"] {
+    for manifest in
+        ["host/Cargo.toml", "host/core/Cargo.toml", "guest-sdk/Cargo.toml", "guest-sdk/macros/Cargo.toml"]
+    {
         for dependency in dependencies(manifest) {
             let named = RUNTIMES.iter().any(|r| dependency == *r || dependency.starts_with(&format!("{r}-")));
             assert!(!named, "{manifest} depends on {dependency}");
@@ -240,7 +244,9 @@ fn the_core_is_pure() {
         let text = read(&file);
         let words = tokens(&text);
         for pair in words.windows(3) {
-            let io = pair[0] == "std" && pair[1] == "::" && matches!(pair[2].as_str(), "fs" | "net" | "process" | "thread" | "env");
+            let io = pair[0] == "std"
+                && pair[1] == "::"
+                && matches!(pair[2].as_str(), "fs" | "net" | "process" | "thread" | "env");
             assert!(!io, "{} uses std::{}", shown(&file), pair[2]);
         }
         let clock = file.ends_with("clock.rs");

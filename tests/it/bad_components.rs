@@ -11,8 +11,14 @@ fn refused(host: &Host, package: Package, words: &[&str]) {
     for word in words {
         assert!(detail.contains(word), "{name}: no {word:?} in {detail:?}");
     }
-    assert!(problem["type"].as_str().is_some_and(|t| t.starts_with("urn:vesta:problem:")), "{name}: {problem}");
-    assert!(!detail.contains("/cache/") && !detail.contains("/blobs/"), "{name} shows the host's paths: {detail}");
+    assert!(
+        problem["type"].as_str().is_some_and(|t| t.starts_with("urn:vesta:problem:")),
+        "{name}: {problem}"
+    );
+    assert!(
+        !detail.contains("/cache/") && !detail.contains("/blobs/"),
+        "{name} shows the host's paths: {detail}"
+    );
     host.invoke(&name, "/").expect(404);
 }
 

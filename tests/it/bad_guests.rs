@@ -206,7 +206,8 @@ fn one_misbehaving_function_does_not_slow_the_others() {
 #[test]
 fn wrong_use_of_a_model_is_an_error_of_the_guest_that_names_it() {
     let host = Host::shared();
-    let digits = vesta_tests::guests::model("digits/models/digits.onnx").expect("digits.onnx is in the repository");
+    let digits =
+        vesta_tests::guests::model("digits/models/digits.onnx").expect("digits.onnx is in the repository");
     Package::rogue("models").model("digits", &digits).deploy(&host.control());
     let detail = host.control().get("/api/v1/functions/models").expect(200).json();
     let input = &detail["versions"][0]["models"][0]["inputs"][0];
@@ -227,7 +228,10 @@ fn wrong_use_of_a_model_is_an_error_of_the_guest_that_names_it() {
     };
     has(infer("model=nobody&input=x&shape=1&type=f32&bytes=4"), &["NotFound", "nobody"]);
     has(infer("model=digits&input=wrong&shape=1x64&type=f32&bytes=256"), &["InvalidArgument", "wrong"]);
-    has(infer(&format!("model=digits&input={name}&shape=1x63&type=f32&bytes=252")), &["InvalidArgument", "63"]);
+    has(
+        infer(&format!("model=digits&input={name}&shape=1x63&type=f32&bytes=252")),
+        &["InvalidArgument", "63"],
+    );
     has(infer(&format!("model=digits&input={name}&shape=1x64&type=f32&bytes=255")), &["InvalidArgument"]);
     has(infer(&format!("model=digits&input={name}&shape=1x64&type=i64&bytes=512")), &["InvalidArgument"]);
     has(infer(&format!("model=digits&input={name}&shape=0x64&type=f32&bytes=0")), &[]);
@@ -241,7 +245,8 @@ fn wrong_use_of_a_model_is_an_error_of_the_guest_that_names_it() {
 #[test]
 fn a_function_reaches_only_its_own_models() {
     let host = Host::shared();
-    let digits = vesta_tests::guests::model("digits/models/digits.onnx").expect("digits.onnx is in the repository");
+    let digits =
+        vesta_tests::guests::model("digits/models/digits.onnx").expect("digits.onnx is in the repository");
     Package::rogue("with-model").model("secret", &digits).deploy(&host.control());
     Package::rogue("without-model").deploy(&host.control());
     let text = host.invoke("without-model", "/infer?model=secret&input=x&shape=1&bytes=4").expect(200).text();

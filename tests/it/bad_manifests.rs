@@ -30,7 +30,12 @@ const HEAD: &str = "name = \"hello\"\ncomponent = \"hello.wasm\"\n";
 fn a_sound_manifest_builds() {
     let cli = Cli::stranger();
     let dir = cli.home().join("function");
-    folder(&dir, &format!("{HEAD}public = true\n[limits]\nmemory = \"64MiB\"\ncpu = \"200ms\"\n[scaling]\nkeep_alive = \"10s\"\n"));
+    folder(
+        &dir,
+        &format!(
+            "{HEAD}public = true\n[limits]\nmemory = \"64MiB\"\ncpu = \"200ms\"\n[scaling]\nkeep_alive = \"10s\"\n"
+        ),
+    );
     let path = dir.display().to_string();
     let json = cli.run(&["build", &path, "--no-build", "--json"]).ok().json();
     assert_eq!(json["manifest"]["limits"]["memory_bytes"], 64 << 20);
@@ -72,7 +77,11 @@ fn models_and_components_that_are_missing_or_outside_are_refused() {
     refused(&model("name = \"m\"\nfile = \"nowhere.onnx\"\n"), 5, &["models[0].file", "nowhere.onnx"]);
     refused(&model("name = \"m\"\nfile = \"../secret\"\n"), 5, &["models[0].file", "../secret"]);
     refused(&model("name = \"m\"\nfile = \"/etc/passwd\"\n"), 5, &["models[0].file", "/etc/passwd"]);
-    refused(&model("name = \"m\"\nfile = \"hello.wasm\"\nencoding = \"magic\"\n"), 6, &["models[0].encoding", "magic"]);
+    refused(
+        &model("name = \"m\"\nfile = \"hello.wasm\"\nencoding = \"magic\"\n"),
+        6,
+        &["models[0].encoding", "magic"],
+    );
     let twice = "name = \"m\"\nfile = \"hello.wasm\"\n";
     refused(&model(&format!("{twice}[[models]]\n{twice}")), 7, &["models[1].name"]);
     refused("name = \"hello\"\ncomponent = \"nowhere.wasm\"\n", 2, &["component", "nowhere.wasm"]);
@@ -85,6 +94,12 @@ fn all_mistakes_are_told_at_once() {
     let dir = cli.home().join("function");
     folder(&dir, &format!("{HEAD}colour = \"red\"\n[limits]\nmemry = 1\ncpu = 7\n"));
     let path = dir.display().to_string();
-    cli.run(&["build", &path, "--no-build"]).fails(&["vesta.toml:3", "colour", "vesta.toml:5", "memry", "vesta.toml:6"]);
+    cli.run(&["build", &path, "--no-build"]).fails(&[
+        "vesta.toml:3",
+        "colour",
+        "vesta.toml:5",
+        "memry",
+        "vesta.toml:6",
+    ]);
     cli.run(&["build", "/no/such/folder", "--no-build"]).fails(&["vesta.toml"]);
 }

@@ -40,10 +40,11 @@ fn balances(host: &Host, what: &str, make: impl Fn(usize) -> Request + Send + Sy
     let (usage_before, before) = (usage_total(host), books(host));
     let costs = Arc::new(std::sync::Mutex::new(0i128));
     let sum = costs.clone();
-    let received = load::runtime().block_on(load::run(host.invoke_address(), CLIENTS, INVOCATIONS, make, move |r| {
-        assert_eq!(r.status, 200, "{}", r.text());
-        *sum.lock().expect("no panic") += attos(r.value("vesta-cost").expect("Vesta-Cost"));
-    }));
+    let received =
+        load::runtime().block_on(load::run(host.invoke_address(), CLIENTS, INVOCATIONS, make, move |r| {
+            assert_eq!(r.status, 200, "{}", r.text());
+            *sum.lock().expect("no panic") += attos(r.value("vesta-cost").expect("Vesta-Cost"));
+        }));
     assert_eq!(received, INVOCATIONS);
     let (after, usage) = (books(host), usage_total(host));
 
@@ -52,7 +53,11 @@ fn balances(host: &Host, what: &str, make: impl Fn(usize) -> Request + Send + Sy
     assert_eq!(grown("invocations"), INVOCATIONS as u64);
     let charged = attos(usage["charge"].as_str().expect("a charge"))
         - attos(usage_before["charge"].as_str().expect("a charge"));
-    assert_eq!(charged, *costs.lock().expect("no panic"), "the sum of the Vesta-Cost headers is the usage total");
+    assert_eq!(
+        charged,
+        *costs.lock().expect("no panic"),
+        "the sum of the Vesta-Cost headers is the usage total"
+    );
 
     let billed_ns = grown("guest_cpu_ns") + grown("inference_cpu_ns") + grown("cold_start_cpu_ns");
     let billed = Duration::from_nanos(billed_ns).as_secs_f64();
@@ -66,9 +71,15 @@ fn balances(host: &Host, what: &str, make: impl Fn(usize) -> Request + Send + Sy
     );
     assert!(unattributed.abs() <= UNATTRIBUTED_MAX, "{what}: {:.2} % is nobody's", unattributed * 100.0);
     let by_metric = after.billed - before.billed;
-    assert!((by_metric - billed).abs() <= billed * 0.001, "{what}: /metrics says {by_metric}, usage {billed}");
+    assert!(
+        (by_metric - billed).abs() <= billed * 0.001,
+        "{what}: /metrics says {by_metric}, usage {billed}"
+    );
     let process = after.process - before.process;
-    assert!((process - kernel).abs() <= kernel * 0.02 + 0.03, "{what}: the host counts {process}, the kernel {kernel}");
+    assert!(
+        (process - kernel).abs() <= kernel * 0.02 + 0.03,
+        "{what}: the host counts {process}, the kernel {kernel}"
+    );
     assert!(platform > 0.0 && billed > 0.0);
 }
 
@@ -79,7 +90,9 @@ fn ten_thousand_greetings_balance() {
     Package::new("hello", &hello.component).deploy(&host.control());
     host.invoke("hello", "/").expect(200);
     let (address, key) = (host.invoke_address().to_string(), host.tenant_key().to_string());
-    balances(&host, "hello", move |_| load::request("GET", &address, "/fn/default/hello/?name=Ada", &key, ""));
+    balances(&host, "hello", move |_| {
+        load::request("GET", &address, "/fn/default/hello/?name=Ada", &key, "")
+    });
 }
 
 #[test]
@@ -90,7 +103,9 @@ fn ten_thousand_inferences_balance() {
     let body = crate::examples::digit_request(0);
     host.data().send("POST", "/fn/default/digits/", &[], body.as_bytes()).expect(200);
     let (address, key) = (host.invoke_address().to_string(), host.tenant_key().to_string());
-    balances(&host, "digits", move |_| load::request("POST", &address, "/fn/default/digits/", &key, body.clone()));
+    balances(&host, "digits", move |_| {
+        load::request("POST", &address, "/fn/default/digits/", &key, body.clone())
+    });
 }
 
 /// Spinning processes beside the host; gone when dropped.

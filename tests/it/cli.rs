@@ -64,7 +64,8 @@ fn login_keeps_the_key_privately_and_refuses_a_wrong_one() {
     let host = Host::shared();
     let cli = Cli::of(&host, host.tenant_key());
     let files = walk(&cli.home());
-    let config = files.iter().find(|f| f.ends_with("vesta/config.toml")).unwrap_or_else(|| panic!("{files:?}"));
+    let config =
+        files.iter().find(|f| f.ends_with("vesta/config.toml")).unwrap_or_else(|| panic!("{files:?}"));
     assert!(std::fs::read_to_string(config).expect("the file").contains(host.tenant_key()));
     assert_eq!(std::fs::metadata(config).expect("the file").permissions().mode() & 0o777, 0o600);
     let url = format!("http://{}", host.control_address());
@@ -98,7 +99,10 @@ fn help_version_and_completions_need_no_host() {
     let cli = Cli::stranger();
     assert!(cli.run(&["--version"]).ok().stdout.starts_with("vesta "));
     let help = cli.run(&["--help"]).ok().stdout;
-    for command in ["serve", "new", "build", "deploy", "list", "invoke", "logs", "usage", "rollback", "delete", "login", "demo"] {
+    for command in [
+        "serve", "new", "build", "deploy", "list", "invoke", "logs", "usage", "rollback", "delete", "login",
+        "demo",
+    ] {
         assert!(help.contains(command), "{command} is missing:\n{help}");
     }
     for shell in ["bash", "zsh", "fish"] {

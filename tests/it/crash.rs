@@ -24,7 +24,11 @@ fn kill_9_loses_no_record_of_a_finished_response_and_doubles_none() {
             let to = address.clone();
             // Every third response is long enough to be streamed, so that both ways of ending are met.
             let make = move |n: usize| {
-                let path = if n.is_multiple_of(3) { "/fn/default/killed/big?bytes=100000&chunked" } else { "/fn/default/killed/ok" };
+                let path = if n.is_multiple_of(3) {
+                    "/fn/default/killed/big?bytes=100000&chunked"
+                } else {
+                    "/fn/default/killed/ok"
+                };
                 load::request("GET", &to, path, &key, "")
             };
             let each = move |r: load::Received| {

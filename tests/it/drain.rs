@@ -20,9 +20,11 @@ fn no_request_in_flight_is_lost() {
     control.get("/healthz").expect(200);
     control.get("/readyz").expect(200);
     host.terminate();
-    wait_for("not to be ready", Duration::from_secs(10), || match control.try_send("GET", "/readyz", &[], b"") {
-        Ok(reply) => (reply.status == 503).then_some(()),
-        Err(_) => Some(()),
+    wait_for("not to be ready", Duration::from_secs(10), || {
+        match control.try_send("GET", "/readyz", &[], b"") {
+            Ok(reply) => (reply.status == 503).then_some(()),
+            Err(_) => Some(()),
+        }
     });
     match data.try_send("GET", "/fn/default/busy/ok", &[], b"") {
         Ok(reply) => assert_eq!(reply.status, 503, "nothing new is taken: {reply:?}"),

@@ -45,7 +45,10 @@ fn a_request_body_over_the_limit_is_413() {
 fn headers_over_the_limit_are_431_and_nonsense_is_400() {
     let host = Host::shared();
     Package::rogue("headers").deploy(&host.control());
-    let head = format!("GET /fn/default/headers/ok HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {}\r\n", host.tenant_key());
+    let head = format!(
+        "GET /fn/default/headers/ok HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {}\r\n",
+        host.tenant_key()
+    );
     let big = raw(&host, format!("{head}x-big: {}\r\n\r\n", "y".repeat(1 << 20)).as_bytes());
     assert!(big.starts_with("HTTP/1.1 431"), "{}", &big[..big.len().min(300)]);
     let many = "x-many: y\r\n".repeat(2_000);

@@ -18,7 +18,9 @@ fn structured_and_plain_lines_are_kept_with_their_function_and_invocation() {
     let id = host.invoke("talks", "/log?lines=3").expect(200).invocation();
     let all = wait_for("log lines", PATIENCE, || {
         let all = lines(&host, "talks");
-        all.iter().any(|l| l["message"].as_str().is_some_and(|m| m.starts_with("without an end"))).then_some(all)
+        all.iter()
+            .any(|l| l["message"].as_str().is_some_and(|m| m.starts_with("without an end")))
+            .then_some(all)
     });
     let find = |message: &str| {
         let line = all.iter().find(|l| l["message"].as_str().is_some_and(|m| m.starts_with(message)));

@@ -8,7 +8,9 @@ use wasmtime::{Engine, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
 use wasmtime_wasi_nn::backend::{BackendError, BackendExecutionContext, BackendGraph, Id, NamedTensor};
 use wasmtime_wasi_nn::wit::{TensorType, WasiNnCtx, WasiNnView};
 use wasmtime_wasi_nn::{ExecutionContext, Graph, GraphRegistry, Registry, Tensor};
@@ -35,7 +37,10 @@ impl BackendExecutionContext for Stub {
     fn get_output(&mut self, _: Id) -> Result<Tensor, BackendError> {
         Err(BackendError::UnsupportedTensorType("not used by wasi:nn's WIT".into()))
     }
-    fn compute(&mut self, inputs: Option<Vec<NamedTensor>>) -> Result<Option<Vec<NamedTensor>>, BackendError> {
+    fn compute(
+        &mut self,
+        inputs: Option<Vec<NamedTensor>>,
+    ) -> Result<Option<Vec<NamedTensor>>, BackendError> {
         assert!(inputs.is_some_and(|i| !i.is_empty()), "the guest gives its inputs by name");
         let data = self.values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let tensor = Tensor::new(self.shape.clone(), TensorType::Fp32, data);
@@ -60,6 +65,23 @@ struct State {
     http: WasiHttpCtx,
     nn: WasiNnCtx,
     table: ResourceTable,
+    hooks: NoOutbound,
+}
+
+/// The examples send no requests.
+struct NoOutbound;
+
+type Sent = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
+
+impl WasiHttpHooks for NoOutbound {
+    fn send_request(
+        &mut self,
+        _: http::Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
+        Box::new(async { Err(Error::HttpRequestDenied) })
+    }
 }
 
 impl WasiView for State {
@@ -70,7 +92,7 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: Default::default() }
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
     }
 }
 
@@ -86,7 +108,9 @@ async fn serve(
     let mut linker: Linker<State> = Linker::new(&engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi_nn::wit::add_to_linker(&mut linker, |s: &mut State| WasiNnView::new(&mut s.table, &mut s.nn))?;
+    wasmtime_wasi_nn::wit::add_to_linker(&mut linker, |s: &mut State| {
+        WasiNnView::new(&mut s.table, &mut s.nn)
+    })?;
     let pre = ProxyPre::new(linker.instantiate_pre(&component)?)?;
 
     let graph: Box<dyn BackendGraph> = Box::new(stub);
@@ -96,6 +120,7 @@ async fn serve(
         http: WasiHttpCtx::new(),
         nn,
         table: ResourceTable::new(),
+        hooks: NoOutbound,
     };
     let mut store = Store::new(&engine, state);
     let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -116,7 +141,14 @@ async fn serve(
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
-fn run(component: &[u8], model: &'static str, stub: Stub, method: &str, target: &str, body: String) -> (u16, String) {
+fn run(
+    component: &[u8],
+    model: &'static str,
+    stub: Stub,
+    method: &str,
+    target: &str,
+    body: String,
+) -> (u16, String) {
     let request = http::Request::builder()
         .method(method)
         .uri(format!("http://plain.example{target}"))

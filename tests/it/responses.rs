@@ -11,7 +11,8 @@ fn fetch(host: &Host, http2: bool, path: &str, change: impl FnOnce(&mut Request)
     change(&mut request);
     load::runtime().block_on(async {
         let address = host.invoke_address();
-        let connection = if http2 { Connection::http2(address).await } else { Connection::http1(address).await };
+        let connection =
+            if http2 { Connection::http2(address).await } else { Connection::http1(address).await };
         connection.expect("connect").send(request).await.expect("a response")
     })
 }
@@ -103,7 +104,11 @@ fn bodies_stream_both_ways() {
         let first_after = start.elapsed();
         assert!(first.into_data().is_ok_and(|d| d.starts_with(b"chunk 0")));
         while body.frame().await.is_some() {}
-        assert!(first_after * 2 < start.elapsed(), "first piece after {first_after:?} of {:?}", start.elapsed());
+        assert!(
+            first_after * 2 < start.elapsed(),
+            "first piece after {first_after:?} of {:?}",
+            start.elapsed()
+        );
     });
 }
 
@@ -156,7 +161,9 @@ fn a_client_that_goes_away_is_recorded_once() {
     // Gone before there was an answer.
     let mut socket = std::net::TcpStream::connect(address).expect("connect");
     let key = host.tenant_key();
-    let text = format!("GET /fn/default/abandoned/sleep?ms=300 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n");
+    let text = format!(
+        "GET /fn/default/abandoned/sleep?ms=300 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n"
+    );
     std::io::Write::write_all(&mut socket, text.as_bytes()).expect("send");
     std::thread::sleep(std::time::Duration::from_millis(100));
     drop(socket);

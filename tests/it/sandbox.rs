@@ -45,7 +45,8 @@ fn listener() -> (u16, Arc<AtomicUsize>) {
             let mut socket = socket;
             let _ = socket.set_read_timeout(Some(Duration::from_secs(5)));
             let _ = socket.read(&mut [0; 4096]);
-            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\ninside");
+            let _ =
+                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\ninside");
         }
     });
     (port, count)
@@ -57,8 +58,12 @@ fn outbound_http_goes_only_to_named_hosts_and_never_inside() {
     let (port, connections) = listener();
     // Names that lead inside, named in the manifest as if they were harmless.
     let named = json!([
-        format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("0.0.0.0:{port}"),
-        "169.254.169.254", "10.0.0.1", format!("2130706433:{port}")
+        format!("localhost:{port}"),
+        format!("127.0.0.1:{port}"),
+        format!("0.0.0.0:{port}"),
+        "169.254.169.254",
+        "10.0.0.1",
+        format!("2130706433:{port}")
     ]);
     Package::rogue("outbound").set("/outbound", named).limit("wall_ms", 10_000).deploy(&host.control());
     let fetch = |url: String| host.invoke("outbound", &format!("/outbound?url={url}")).expect(200).text();

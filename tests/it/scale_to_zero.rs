@@ -33,8 +33,10 @@ fn ten_cycles(host: &Host, function: &str, invoke: impl Fn() -> vesta_tests::Rep
         wait_for("its state to be cold", PATIENCE, || (state(host, function) == "cold").then_some(()));
         memory.push(host.process().private_dirty_bytes());
         let reply = invoke().expect(200);
-        let phase = |name: &str| reply.timing(name).unwrap_or_else(|| panic!("no {name}: {:?}", reply.headers));
-        let line = ["cold", "cold-code", "cold-model", "guest", "infer", "total"].map(|p| format!("{p} {:.2}", phase(p)));
+        let phase =
+            |name: &str| reply.timing(name).unwrap_or_else(|| panic!("no {name}: {:?}", reply.headers));
+        let line = ["cold", "cold-code", "cold-model", "guest", "infer", "total"]
+            .map(|p| format!("{p} {:.2}", phase(p)));
         println!("{function}, cycle {cycle}: {} ms", line.join(", "));
         assert!(phase("cold") > 0.0 && phase("cold-code") > 0.0 && phase("cold-model") > 0.0, "{reply:?}");
         let (code, models) = mapped(host);
@@ -48,7 +50,10 @@ fn ten_cycles(host: &Host, function: &str, invoke: impl Fn() -> vesta_tests::Rep
     // memory[n] was taken after n cycles.
     let later = &memory[2..];
     let (least, most) = (later.iter().min().expect("some"), later.iter().max().expect("some"));
-    println!("{function}: private dirty memory when cold, KiB: {:?}", memory.iter().map(|b| b >> 10).collect::<Vec<_>>());
+    println!(
+        "{function}: private dirty memory when cold, KiB: {:?}",
+        memory.iter().map(|b| b >> 10).collect::<Vec<_>>()
+    );
     assert!(most - least <= FLAT_BYTES, "private memory moves by {} KiB", (most - least) >> 10);
 }
 
@@ -68,7 +73,9 @@ fn ninety_megabytes_of_weights_come_and_go_without_a_trace() {
     let host = Host::start();
     package.keep_alive_ms(300).deploy(&host.control());
     let body = crate::examples::text_request("the hearth that is always ready");
-    ten_cycles(&host, "text-embed", || host.data().send("POST", "/fn/default/text-embed/", &[], body.as_bytes()));
+    ten_cycles(&host, "text-embed", || {
+        host.data().send("POST", "/fn/default/text-embed/", &[], body.as_bytes())
+    });
 }
 
 #[test]

@@ -116,7 +116,8 @@ fn a_manifest_that_makes_no_sense_is_refused_with_its_field() {
     surprise["surprise"] = json!(1);
     let reply = api.post_json("/api/v1/deployments", &surprise);
     assert!(matches!(reply.status, 400 | 422) && reply.text().contains("surprise"), "{reply:?}");
-    let broken = api.send("POST", "/api/v1/deployments", &[("content-type", "application/json")], b"{\"format\":");
+    let broken =
+        api.send("POST", "/api/v1/deployments", &[("content-type", "application/json")], b"{\"format\":");
     broken.expect(400);
     let big = vec![b' '; 64 << 20];
     let reply = api.try_send("POST", "/api/v1/deployments", &[("content-type", "application/json")], &big);
@@ -155,7 +156,8 @@ fn file(tar: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8]) {
 fn a_package_in_one_file_is_deployed_by_one_post() {
     let host = Host::shared();
     let package = Package::rogue("one-file");
-    let begun = host.control().post("/api/v1/packages?alias=live", &archive(&package, |_| ())).expect(202).json();
+    let begun =
+        host.control().post("/api/v1/packages?alias=live", &archive(&package, |_| ())).expect(202).json();
     let done = finished(&host.control(), begun["id"].as_str().expect("an id"));
     assert_eq!(done["state"], "ready", "{done}");
     host.invoke("one-file", "/ok").expect(200);

@@ -79,7 +79,15 @@ impl Builder {
 
 /// Keeps the developer's own configuration out of a command.
 pub(crate) fn isolate(command: &mut Command, dir: &Path) {
-    for name in ["VESTA_URL", "VESTA_KEY", "VESTA_CONFIG", "VESTA_TENANT", "VESTA_HOST_CONFIG", "VESTA_INVOKE_URL", "RUST_LOG"] {
+    for name in [
+        "VESTA_URL",
+        "VESTA_KEY",
+        "VESTA_CONFIG",
+        "VESTA_TENANT",
+        "VESTA_HOST_CONFIG",
+        "VESTA_INVOKE_URL",
+        "RUST_LOG",
+    ] {
         command.env_remove(name);
     }
     command.env("HOME", dir).env("XDG_CONFIG_HOME", dir.join("config")).env("NO_COLOR", "1");

@@ -128,7 +128,12 @@ const ANSWER_BYTES_MAX: u64 = 4 << 20;
 const STDERR_BYTES_MAX: u64 = 64 << 10;
 
 /// Runs one job in a child: `program` is the host's own executable, `argument` what makes it call [`main`].
-pub(crate) async fn run(program: &Path, argument: &str, limits: ChildLimits, job: Job) -> Result<Answer, ChildError> {
+pub(crate) async fn run(
+    program: &Path,
+    argument: &str,
+    limits: ChildLimits,
+    job: Job,
+) -> Result<Answer, ChildError> {
     let order = serde_json::to_vec(&Order { limits, job }).map_err(std::io::Error::other)?;
     let mut child = tokio::process::Command::new(program)
         .arg(argument)
@@ -156,7 +161,8 @@ pub(crate) async fn run(program: &Path, argument: &str, limits: ChildLimits, job
     let talked = tokio::time::timeout(Duration::from_secs(limits.wall_seconds), talk).await;
     let (status, answer, complaint) = talked.map_err(|_| ChildError::WallLimit(limits.wall_seconds))??;
     if status.success() {
-        return serde_json::from_slice(&answer).map_err(|e| ChildError::Crashed(format!("unreadable answer: {e}")));
+        return serde_json::from_slice(&answer)
+            .map_err(|e| ChildError::Crashed(format!("unreadable answer: {e}")));
     }
     let complaint = String::from_utf8_lossy(&complaint).into_owned();
     Err(match status.signal() {

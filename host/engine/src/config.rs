@@ -1,7 +1,8 @@
 //! The settings of the Wasm runtime, each with its reason.
 
 use wasmtime::{
-    Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Result, WasmBacktraceDetails,
+    Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Result,
+    WasmBacktraceDetails,
 };
 
 /// Most linear memory that any instance may have: the address space of 32 bits.

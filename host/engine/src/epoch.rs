@@ -22,8 +22,11 @@ pub(crate) struct Ticker {
 impl Ticker {
     /// Starts the thread. It ends when `advance` says that the engine is gone.
     pub fn start(advance: impl Fn() -> bool + Send + 'static) -> std::io::Result<Arc<Ticker>> {
-        let ticker =
-            Arc::new(Ticker { running: AtomicUsize::new(0), asleep: AtomicBool::new(false), thread: OnceLock::new() });
+        let ticker = Arc::new(Ticker {
+            running: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        });
         let shared = Arc::downgrade(&ticker);
         let handle = std::thread::Builder::new().name("vesta-epoch".into()).spawn(move || {
             cpu::register_thread("epoch");

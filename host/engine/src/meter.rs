@@ -38,7 +38,11 @@ pub struct Meter {
 
 impl Meter {
     /// Polls a guest and bills the thread's CPU time to it.
-    pub(crate) fn poll<F: Future + ?Sized>(&self, guest: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    pub(crate) fn poll<F: Future + ?Sized>(
+        &self,
+        guest: Pin<&mut F>,
+        cx: &mut Context<'_>,
+    ) -> Poll<F::Output> {
         let start = thread_cpu_ns();
         self.poll_start_ns.store(start, Relaxed);
         let result = guest.poll(cx);

@@ -106,7 +106,8 @@ impl graph::Host for NnView<'_> {
         _: graph::GraphEncoding,
         _: graph::ExecutionTarget,
     ) -> Answer<Resource<GuestGraph>> {
-        let message = "a guest cannot bring model bytes: name the model in vesta.toml and load it by that name";
+        let message =
+            "a guest cannot bring model bytes: name the model in vesta.toml and load it by that name";
         self.refuse(errors::ErrorCode::Security, message)
     }
 

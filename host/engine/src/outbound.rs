@@ -153,8 +153,9 @@ async fn connect(
     tls: bool,
 ) -> Result<Box<dyn Duplex>, Error> {
     let found = tokio::net::lookup_host((host, port)).await;
-    let addresses: Vec<SocketAddr> =
-        found.map_err(|_| Error::DnsError { rcode: Some("lookup failed".into()), info_code: None })?.collect();
+    let addresses: Vec<SocketAddr> = found
+        .map_err(|_| Error::DnsError { rcode: Some("lookup failed".into()), info_code: None })?
+        .collect();
     if addresses.is_empty() {
         return Err(Error::DestinationNotFound);
     }
@@ -265,10 +266,33 @@ mod tests {
     fn no_address_that_is_not_public_is_reached_however_it_is_written() {
         let p = policy(&[]);
         for bad in [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1",
-            "224.0.0.1", "255.255.255.255", "198.18.0.1", "192.0.0.8", "240.0.0.1", "::1", "::", "fe80::1",
-            "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1",
-            "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::", "2001:db8::1", "2001::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "192.0.0.8",
+            "240.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "2002:7f00:1::",
+            "2002:a00:1::",
+            "2001:db8::1",
+            "2001::1",
             "64:ff9b:1::7f00:1",
         ] {
             assert!(!p.reaches(bad.parse().expect("address")), "{bad}");

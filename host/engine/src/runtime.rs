@@ -133,15 +133,24 @@ impl Runtime {
     pub fn new(config: RuntimeConfig) -> Result<Runtime, EngineError> {
         let engine = wasmtime::Engine::new(&config::serving(config.instances_max)).map_err(runtime_error)?;
         let linker = compile::linker(&engine).map_err(runtime_error)?;
-        let code =
-            CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), config.cache_key)?;
+        let code = CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), config.cache_key)?;
         let models_dir = config.cache_dir.join("models");
         std::fs::create_dir_all(&models_dir)?;
         let pool = Arc::new(InferencePool::start(config.inference_threads, config.inference_waiting_max)?);
         let weak = engine.weak();
         let ticker = Ticker::start(move || weak.upgrade().inspect(|e| e.increment_epoch()).is_some())?;
         let backend = Box::new(Rten);
-        Ok(Runtime { engine, linker, code, models_dir, backend, graphs: Mutex::default(), pool, ticker, config })
+        Ok(Runtime {
+            engine,
+            linker,
+            code,
+            models_dir,
+            backend,
+            graphs: Mutex::default(),
+            pool,
+            ticker,
+            config,
+        })
     }
 
     /// Compiles a component in a child process and keeps the code. Done already: returns at once.

@@ -126,7 +126,8 @@ mod tests {
         let store = store(dir.path(), 1);
         adopt(&store, dir.path(), &a);
         for ext in ["cwasm", "mac"] {
-            std::fs::copy(store.path(&a).with_extension(ext), store.path(&b).with_extension(ext)).expect("copy");
+            std::fs::copy(store.path(&a).with_extension(ext), store.path(&b).with_extension(ext))
+                .expect("copy");
         }
         assert!(matches!(store.verified(&b), Err(StoreError::Altered)));
     }
