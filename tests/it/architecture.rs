@@ -9,13 +9,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("db", &[]),
     ("package", &[]),
     ("metering", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["db"]),
     ("tenancy", &["db"]),
     ("registry", &["db"]),
     ("ledger", &["db"]),
     ("artifact", &["db", "registry"]),
     ("lifecycle", &["registry", "artifact"]),
-    ("control", &["tenancy", "registry", "artifact", "ledger"]),
+    ("control", &["db", "package", "telemetry", "tenancy", "registry", "artifact", "ledger"]),
     ("ingress", &["tenancy", "registry", "lifecycle", "metering"]),
     ("cli", &["package", "server"]),
 ];
@@ -57,8 +57,8 @@ fn tokens(text: &str) -> Vec<String> {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
             rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if rest.starts_with("r#\"") {
-            rest[3..].find("\"#").map_or(rest.len(), |end| end + 5)
+        } else if let Some(length) = raw_string_length(rest) {
+            length
         } else if first == '"' {
             string_length(rest)
         } else if first == '\'' {
@@ -79,6 +79,15 @@ fn tokens(text: &str) -> Vec<String> {
         rest = &rest[length..];
     }
     tokens
+}
+
+/// The length of `r"…"`, `r#"…"#` and so on, if the text begins with one.
+fn raw_string_length(text: &str) -> Option<usize> {
+    let after = text.strip_prefix('r')?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    let content = after[hashes..].strip_prefix('"')?;
+    let end = format!("\"{}", &after[..hashes]);
+    Some(content.find(&end).map_or(text.len(), |at| 1 + hashes + 1 + at + end.len()))
 }
 
 fn string_length(text: &str) -> usize {

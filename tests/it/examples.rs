@@ -24,7 +24,7 @@ fn test_images() -> (Vec<Value>, Vec<i64>) {
 }
 
 fn digit_body(image: &Value) -> String {
-    json!({ "image": image }).to_string()
+    json!({ "pixels": image }).to_string()
 }
 
 /// A request to `digits` with one of the images that training never saw.
@@ -96,7 +96,7 @@ fn text_embed_answers_as_the_reference_package_does() {
                 .map(|n| n.as_f64().expect("a number"))
                 .collect::<Vec<_>>()
         };
-        let (got, wanted) = (numbers(&json["embedding"]), numbers(&case["embedding"]));
+        let (got, wanted) = (numbers(&json["embeddings"][0]), numbers(&case["embedding"]));
         assert_eq!(got.len(), wanted.len(), "{text:?}");
         let off = got.iter().zip(&wanted).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
         assert!(off <= 1e-3, "{text:?}: off by {off}");

@@ -1,10 +1,11 @@
 //! The binary under test and the guests it runs, each built once.
 
 use crate::{in_root, root};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
 /// The `vesta` binary beside the tests; built here only where `cargo test` was told not to.
@@ -45,16 +46,16 @@ fn newest(dir: &Path) -> SystemTime {
     latest
 }
 
-/// Builds a workspace of guests with plain cargo; what its build wrote lies below the returned directory.
-fn build(workspace: &Path, target: &Path) -> PathBuf {
+/// Builds a package of a workspace of guests with plain cargo, and gives its component.
+fn build(workspace: &Path, target: &Path, package: &str) -> Vec<u8> {
     std::fs::create_dir_all(target).expect("create the guests' target directory");
-    // Another run of the tests may be building the same: cargo's own lock covers one build, ours the set.
+    // Two runs of the tests may meet here: cargo's lock covers a build, and this one the build and the reading.
     let lock = File::create(target.join("tests.lock")).expect("create a lock file");
     lock.lock().expect("lock");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let run = || {
         let mut command = Command::new(&cargo);
-        command.args(["build", "--release", "--target", "wasm32-wasip2", "--quiet"]);
+        command.args(["build", "--release", "--target", "wasm32-wasip2", "--quiet", "--package", package]);
         for name in ["CARGO_BUILD_BUILD_DIR", "CARGO_BUILD_TARGET", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS"] {
             command.env_remove(name);
         }
@@ -68,15 +69,22 @@ fn build(workspace: &Path, target: &Path) -> PathBuf {
         out = run();
     }
     let errors = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "guests in {} do not build:\n{errors}", workspace.display());
-    target.join("wasm32-wasip2/release")
+    assert!(out.status.success(), "the guest {package} does not build:\n{errors}");
+    let path = target.join("wasm32-wasip2/release").join(format!("{}.wasm", package.replace('-', "_")));
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// What has been built in this run, by the folder of its workspace and its name.
+fn built(workspace: &str, target: &str, package: &str) -> Vec<u8> {
+    static BUILT: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(|e| e.into_inner());
+    let component = || build(&in_root(workspace), &in_root(target), package);
+    built.entry(format!("{workspace}/{package}")).or_insert_with(component).clone()
 }
 
 /// The component of `tests/fixtures/{name}`.
 pub fn fixture(name: &str) -> Vec<u8> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let dir = BUILT.get_or_init(|| build(&in_root("tests/fixtures"), &in_root("target/guests/fixtures")));
-    read(&dir.join(format!("{}.wasm", name.replace('-', "_"))))
+    built("tests/fixtures", "target/guests/fixtures", name)
 }
 
 /// A function of `examples/`.
@@ -88,14 +96,8 @@ pub struct Example {
 
 /// The examples are built where their manifests look for them, as a developer would.
 pub fn example(name: &str) -> Example {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let built = BUILT.get_or_init(|| build(&in_root("examples"), &in_root("examples/target")));
-    let component = read(&built.join(format!("{}.wasm", name.replace('-', "_"))));
+    let component = built("examples", "examples/target", name);
     Example { dir: in_root("examples").join(name), component }
-}
-
-fn read(path: &Path) -> Vec<u8> {
-    std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// The bytes of an example's model, if they are on this machine.
