@@ -1,1 +1,204 @@
-//! Configuration of the host.
+//! Configuration of the host: a TOML file, and flags above it.
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use vesta_core::price::{PriceError, PricePlan, Prices};
+use vesta_engine::child::ChildLimits;
+
+/// The configuration file. Every key has a default; unknown keys are refused.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostConfig {
+    /// The data directory. Default: the user's data directory, `vesta` below it.
+    pub data: Option<PathBuf>,
+    /// Address of invocations.
+    pub listen: SocketAddr,
+    /// Address of the control API, of health and of metrics.
+    pub control: SocketAddr,
+    /// Invocations are also routed by host name: `{function}.{tenant}.{domain}`.
+    pub domain: String,
+    pub tls: Option<Tls>,
+    /// Instances that may live at once in the whole host.
+    pub instances_max: u32,
+    /// Connections that may be open at once, on each listener.
+    pub connections_max: usize,
+    /// Threads that run models. Default: one for each core.
+    pub inference_threads: Option<usize>,
+    /// Inferences that may wait for a thread.
+    pub inference_waiting_max: usize,
+    /// Seconds that a cold start may take before the requests that wait for it are refused.
+    pub start_seconds_max: u64,
+    /// Seconds that running invocations are given on SIGTERM.
+    pub drain_seconds: u64,
+    /// With `true` a record is on the disk before its response ends, so that a power cut loses none either.
+    pub durable: bool,
+    /// Days that single usage records are kept; their sums stay.
+    pub usage_retention_days: u32,
+    /// Days that logs are kept.
+    pub log_retention_days: u32,
+    /// Most bytes of one package.
+    pub package_bytes_max: u64,
+    /// Bounds of the child process that compiles components and checks models.
+    pub prepare: ChildLimits,
+    /// Networks that guests may reach although they are not public. Default: none.
+    pub outbound_allow_networks: Vec<IpNet>,
+    pub prices: PricePlan,
+}
+
+/// Certificate and key, as PEM files.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            data: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            control: SocketAddr::from(([127, 0, 0, 1], 7071)),
+            domain: "localhost".into(),
+            tls: None,
+            instances_max: 1_000,
+            connections_max: 10_000,
+            inference_threads: None,
+            inference_waiting_max: 1_024,
+            start_seconds_max: 30,
+            drain_seconds: 30,
+            durable: false,
+            usage_retention_days: 400,
+            log_retention_days: 7,
+            package_bytes_max: 2 << 30,
+            prepare: ChildLimits::default(),
+            outbound_allow_networks: Vec::new(),
+            prices: PricePlan::default(),
+        }
+    }
+}
+
+/// `vesta serve`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ServeArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "VESTA_HOST_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Data directory
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Address of invocations [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Address of the control API [default: 127.0.0.1:7071]
+    #[arg(long, value_name = "ADDRESS")]
+    pub control: Option<SocketAddr>,
+    /// Write addresses and, on a new data directory, keys to this file once the host serves
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {message}", path = path.display())]
+    Parse { path: PathBuf, message: String },
+    #[error(transparent)]
+    Price(#[from] PriceError),
+    #[error("{field} = {value} is out of bounds: {min} to {max}")]
+    Bound { field: &'static str, value: u64, min: u64, max: u64 },
+    #[error("there is no data directory: give --data, or set HOME")]
+    NoDataDirectory,
+}
+
+impl HostConfig {
+    /// The file's settings with the flags' above them, checked.
+    pub fn load(args: &ServeArgs) -> Result<(HostConfig, Prices), ConfigError> {
+        let mut config = match &args.config {
+            Some(path) => read(path)?,
+            None => HostConfig::default(),
+        };
+        config.data = args.data.clone().or(config.data);
+        config.listen = args.listen.unwrap_or(config.listen);
+        config.control = args.control.unwrap_or(config.control);
+        config.check()?;
+        let prices = config.prices.checked()?;
+        Ok((config, prices))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let bound = |field, value: u64, min, max| {
+            if (min..=max).contains(&value) { Ok(()) } else { Err(ConfigError::Bound { field, value, min, max }) }
+        };
+        // Each instance reserves address space; 10,000 of 4 GiB worked and 30,000 did not (FACTS).
+        bound("instances_max", self.instances_max.into(), 1, 5_000)?;
+        bound("connections_max", self.connections_max as u64, 1, 1_000_000)?;
+        bound("inference_threads", self.inference_threads.unwrap_or(1) as u64, 1, 1_024)?;
+        bound("inference_waiting_max", self.inference_waiting_max as u64, 1, 1_000_000)?;
+        bound("start_seconds_max", self.start_seconds_max, 1, 3_600)?;
+        bound("drain_seconds", self.drain_seconds, 0, 3_600)?;
+        bound("usage_retention_days", self.usage_retention_days.into(), 1, 36_500)?;
+        bound("log_retention_days", self.log_retention_days.into(), 1, 36_500)?;
+        bound("prepare.cpu_seconds", self.prepare.cpu_seconds, 1, 86_400)?;
+        bound("prepare.wall_seconds", self.prepare.wall_seconds, 1, 86_400)?;
+        bound("prepare.memory_bytes", self.prepare.memory_bytes, 256 << 20, 1 << 46)
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        match &self.data {
+            Some(dir) => Ok(dir.clone()),
+            None => {
+                let dirs = directories::ProjectDirs::from("", "", "vesta").ok_or(ConfigError::NoDataDirectory)?;
+                Ok(dirs.data_dir().to_path_buf())
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<HostConfig, ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    // toml's message shows the line and points at the key.
+    toml::from_str(&text).map_err(|e| ConfigError::Parse { path: path.into(), message: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<(HostConfig, Prices), ConfigError> {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("host.toml");
+        std::fs::write(&path, text).expect("write");
+        HostConfig::load(&ServeArgs { config: Some(path), ..ServeArgs::default() })
+    }
+
+    #[test]
+    fn flags_stand_above_the_file_and_the_file_above_the_defaults() {
+        let (config, _) = load("domain = \"example.org\"\n[prices]\nrequest = \"0.1\"").expect("valid");
+        assert_eq!(config.domain, "example.org");
+        assert_eq!(config.prices.request, "0.1");
+        assert_eq!(config.listen.port(), 7070);
+        let args = ServeArgs { listen: Some("127.0.0.1:1".parse().expect("address")), ..ServeArgs::default() };
+        assert_eq!(HostConfig::load(&args).expect("valid").0.listen.port(), 1);
+    }
+
+    #[test]
+    fn every_mistake_names_its_key() {
+        for (text, key) in [
+            ("surprise = 1", "surprise"),
+            ("listen = \"nowhere\"", "listen"),
+            ("instances_max = 100000", "instances_max"),
+            ("[prices]\nrequest = \"dear\"", "prices.request"),
+            ("[prepare]\ncpu_seconds = 0\nmemory_bytes = 4294967296\nwall_seconds = 1", "prepare.cpu_seconds"),
+        ] {
+            let message = load(text).expect_err("refused").to_string();
+            assert!(message.contains(key), "{message}");
+        }
+    }
+}

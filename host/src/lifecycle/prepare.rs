@@ -1,0 +1,89 @@
+//! Prepares what was uploaded, at deploy or when the host's version changed: fills the artifact room's trait.
+
+use crate::artifact::{Artifacts, Prepare, PrepareError};
+use dashmap::DashMap;
+use futures_util::future::BoxFuture;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::{Mutex, Semaphore};
+use vesta_core::Digest;
+use vesta_core::manifest::{ModelRef, PackageManifest};
+use vesta_engine::{EngineError, ModelInfo, Runtime};
+
+/// Children that prepare at once; each may use a core and its memory limit.
+const CHILDREN_MAX: usize = 2;
+
+/// Runs preparations in children: each blob once, however many ask for it at the same time.
+pub struct EnginePreparer {
+    runtime: Arc<Runtime>,
+    artifacts: Arc<Artifacts>,
+    under_way: DashMap<Digest, Arc<Mutex<()>>>,
+    children: Semaphore,
+}
+
+impl EnginePreparer {
+    pub fn new(runtime: Arc<Runtime>, artifacts: Arc<Artifacts>) -> Arc<EnginePreparer> {
+        let children = Semaphore::new(CHILDREN_MAX);
+        Arc::new(EnginePreparer { runtime, artifacts, under_way: DashMap::new(), children })
+    }
+
+    /// Prepares all that a package consists of.
+    pub async fn prepare_all(&self, manifest: &PackageManifest) -> Result<(), EngineError> {
+        let component = &manifest.component.digest;
+        self.prepare_component(component, &self.artifacts.blob_path(component)).await?;
+        for model in &manifest.models {
+            self.prepare_model(model, &self.artifacts.blob_path(&model.blob.digest)).await?;
+        }
+        Ok(())
+    }
+
+    async fn prepare_component(&self, digest: &Digest, blob: &Path) -> Result<(), EngineError> {
+        self.one_at_a_time(digest, self.runtime.prepare_component(digest, blob)).await
+    }
+
+    async fn prepare_model(&self, model: &ModelRef, blob: &Path) -> Result<ModelInfo, EngineError> {
+        let digest = &model.blob.digest;
+        self.one_at_a_time(digest, self.runtime.prepare_model(digest, model.encoding, blob)).await
+    }
+
+    /// Whoever comes second finds the work done, which the runtime sees at once.
+    async fn one_at_a_time<T>(&self, digest: &Digest, work: impl Future<Output = T>) -> T {
+        let turn = self.under_way.entry(*digest).or_default().clone();
+        let result = {
+            let _turn = turn.lock().await;
+            let _child = self.children.acquire().await;
+            work.await
+        };
+        self.under_way.remove_if(digest, |_, turn| Arc::strong_count(turn) <= 2);
+        result
+    }
+}
+
+fn refusal(e: EngineError) -> PrepareError {
+    PrepareError { code: e.code().to_string(), detail: e.to_string(), platform: e.is_platform() }
+}
+
+impl Prepare for EnginePreparer {
+    fn component<'a>(&'a self, digest: &'a Digest, blob: &'a Path) -> BoxFuture<'a, Result<(), PrepareError>> {
+        Box::pin(async move { self.prepare_component(digest, blob).await.map_err(refusal) })
+    }
+
+    fn model<'a>(
+        &'a self,
+        model: &'a ModelRef,
+        blob: &'a Path,
+    ) -> BoxFuture<'a, Result<serde_json::Value, PrepareError>> {
+        Box::pin(async move {
+            let info = self.prepare_model(model, blob).await.map_err(refusal)?;
+            serde_json::to_value(info).map_err(|e| PrepareError {
+                code: "runtime".into(),
+                detail: e.to_string(),
+                platform: true,
+            })
+        })
+    }
+
+    fn discard(&self, digest: &Digest) {
+        self.runtime.discard(digest);
+    }
+}

@@ -1,0 +1,112 @@
+//! The journal's files: one record a line, as JSON. A segment is deleted once the ledger has all of it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use vesta_core::UsageRecord;
+
+/// A segment is closed when it has grown to this many bytes.
+const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// The open segment and those that still hold records which the ledger lacks.
+pub(super) struct Segments {
+    dir: PathBuf,
+    current: u64,
+    file: File,
+    len: u64,
+    /// Records that the ledger lacks, by segment.
+    unposted: BTreeMap<u64, u64>,
+}
+
+fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016}.jsonl"))
+}
+
+impl Segments {
+    /// Opens the directory with a new segment and gives back what earlier ones hold, with their numbers.
+    ///
+    /// A last line that was cut by a crash belongs to a response that never ended, and is dropped.
+    pub fn open(dir: &Path) -> io::Result<(Segments, Vec<(u64, UsageRecord)>)> {
+        std::fs::create_dir_all(dir)?;
+        let mut found: Vec<u64> = std::fs::read_dir(dir)?
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.strip_suffix(".jsonl")?.parse().ok())
+            .collect();
+        found.sort_unstable();
+        let mut records = Vec::new();
+        let mut unposted = BTreeMap::new();
+        for &number in &found {
+            let text = std::fs::read(path(dir, number))?;
+            let before = records.len();
+            for line in text.split_inclusive(|b| *b == b'\n').filter(|l| l.ends_with(b"\n")) {
+                match serde_json::from_slice(line) {
+                    Ok(record) => records.push((number, record)),
+                    Err(error) => {
+                        tracing::error!(segment = number, %error, "an unreadable line of the usage journal is left out");
+                    }
+                }
+            }
+            unposted.insert(number, (records.len() - before) as u64);
+        }
+        let current = found.last().map_or(0, |n| n + 1);
+        let file = OpenOptions::new().create_new(true).append(true).open(path(dir, current))?;
+        unposted.insert(current, 0);
+        let mut segments = Segments { dir: dir.into(), current, file, len: 0, unposted };
+        segments.collect();
+        Ok((segments, records))
+    }
+
+    /// Appends lines of `records` records and returns the segment's number. After an error nothing of them is left.
+    pub fn append(&mut self, lines: &[u8], records: u64, durable: bool) -> io::Result<u64> {
+        let written = self.file.write_all(lines).and_then(|()| if durable { self.file.sync_data() } else { Ok(()) });
+        if let Err(e) = written {
+            // A torn line must not stand before later ones.
+            self.file.set_len(self.len)?;
+            return Err(e);
+        }
+        self.len += lines.len() as u64;
+        *self.unposted.entry(self.current).or_default() += records;
+        let number = self.current;
+        if self.len >= SEGMENT_BYTES {
+            self.rotate()?;
+        }
+        Ok(number)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let next = self.current + 1;
+        self.file = OpenOptions::new().create_new(true).append(true).open(path(&self.dir, next))?;
+        self.current = next;
+        self.len = 0;
+        self.unposted.insert(next, 0);
+        Ok(())
+    }
+
+    /// Whether there is room on the disk for another batch.
+    pub fn probe(&mut self) -> io::Result<()> {
+        let result = self.file.write_all(&[b' '; 64 << 10]);
+        self.file.set_len(self.len)?;
+        result
+    }
+
+    /// The ledger has `n` more records of a segment.
+    pub fn posted(&mut self, number: u64, n: u64) {
+        if let Some(left) = self.unposted.get_mut(&number) {
+            *left = left.saturating_sub(n);
+        }
+        self.collect();
+    }
+
+    fn collect(&mut self) {
+        let current = self.current;
+        let dir = &self.dir;
+        self.unposted.retain(|&number, left| {
+            let done = *left == 0 && number != current;
+            if done {
+                let _ = std::fs::remove_file(path(dir, number));
+            }
+            !done
+        });
+    }
+}

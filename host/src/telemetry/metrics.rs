@@ -1,0 +1,129 @@
+//! Prometheus metrics of the host, named after OpenTelemetry's FaaS conventions where there is one.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
+use vesta_core::UsageRecord;
+
+/// One function of one tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FunctionLabels {
+    tenant: String,
+    function: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    tenant: String,
+    function: String,
+    outcome: &'static str,
+}
+
+type Durations = Family<FunctionLabels, Histogram, fn() -> Histogram>;
+type Seconds = Counter<f64, AtomicU64>;
+
+/// What is counted as invocations end. Read by [`Metrics::text`].
+pub struct Metrics {
+    registry: Registry,
+    invocations: Family<OutcomeLabels, Counter>,
+    cold_starts: Family<FunctionLabels, Counter>,
+    duration: Durations,
+    init_duration: Durations,
+    billed: Family<FunctionLabels, Seconds>,
+}
+
+/// What is read off the host when it is asked.
+#[derive(Debug, Clone, Default)]
+pub struct Readings {
+    /// CPU seconds of the process, by the kernel; measured for bills; and of the platform beside that.
+    pub process_cpu_s: f64,
+    pub billed_cpu_s: f64,
+    pub platform_cpu_s: f64,
+    /// Functions in memory.
+    pub warm: i64,
+    pub warming: i64,
+    /// Usage records that the ledger does not have yet.
+    pub journal_healthy: bool,
+}
+
+fn buckets() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let invocations = Family::default();
+        let cold_starts = Family::default();
+        let duration = Durations::new_with_constructor(buckets);
+        let init_duration = Durations::new_with_constructor(buckets);
+        let billed = Family::default();
+        registry.register("faas_invocations", "Invocations, by how they ended", invocations.clone());
+        registry.register("faas_coldstarts", "Cold starts", cold_starts.clone());
+        let help = "From a request's arrival to the end of its guest";
+        registry.register_with_unit("faas_invoke_duration", help, Unit::Seconds, duration.clone());
+        let help = "Duration of cold starts";
+        registry.register_with_unit("faas_init_duration", help, Unit::Seconds, init_duration.clone());
+        let help = "CPU time billed: guest, inference and cold start";
+        registry.register_with_unit("faas_cpu_usage", help, Unit::Seconds, billed.clone());
+        Metrics { registry, invocations, cold_starts, duration, init_duration, billed }
+    }
+}
+
+impl Metrics {
+    /// Counts an invocation that ended.
+    pub fn record(&self, r: &UsageRecord) {
+        let labels = FunctionLabels { tenant: r.tenant.to_string(), function: r.function.to_string() };
+        let FunctionLabels { tenant, function } = labels.clone();
+        self.invocations.get_or_create(&OutcomeLabels { tenant, function, outcome: r.outcome.as_str() }).inc();
+        self.duration.get_or_create(&labels).observe(r.phases.total_ns as f64 / 1e9);
+        self.billed.get_or_create(&labels).inc_by(r.quantities.billed_cpu_ns() as f64 / 1e9);
+        if r.cold {
+            self.cold_starts.get_or_create(&labels).inc();
+            self.init_duration.get_or_create(&labels).observe(r.phases.cold_ns as f64 / 1e9);
+        }
+    }
+
+    /// Everything in the text format of Prometheus.
+    pub fn text(&self, now: &Readings) -> String {
+        let mut text = String::new();
+        let mut readings = Registry::default();
+        let mut counter = |name: &str, help: &str, value: f64| {
+            readings.register_with_unit(name, help, Unit::Seconds, ConstCounter::new(value));
+        };
+        counter("vesta_process_cpu", "CPU time of the process by the kernel", now.process_cpu_s);
+        counter("vesta_billed_cpu", "CPU time measured for bills", now.billed_cpu_s);
+        counter("vesta_platform_cpu", "CPU time of the platform's threads beside billed work", now.platform_cpu_s);
+        let mut gauge = |name: &str, help: &str, value: i64| {
+            readings.register(name, help, ConstGauge::new(value));
+        };
+        gauge("vesta_functions_warm", "Functions in memory", now.warm);
+        gauge("vesta_functions_warming", "Functions that are being started", now.warming);
+        gauge("vesta_journal_healthy", "1 while usage records can be written", i64::from(now.journal_healthy));
+        // Writing into a string cannot fail; the second registry ends the text with its EOF mark.
+        let _ = encode(&mut text, &self.registry);
+        let ended = text.trim_end_matches("# EOF\n").len();
+        text.truncate(ended);
+        let _ = encode(&mut text, &readings);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_every_reading_and_one_end() {
+        let now = Readings { process_cpu_s: 1.5, warm: 3, ..Readings::default() };
+        let text = Metrics::default().text(&now);
+        assert!(text.contains("vesta_process_cpu_seconds_total 1.5"), "{text}");
+        assert!(text.contains("vesta_functions_warm 3"), "{text}");
+        assert_eq!(text.matches("# EOF").count(), 1);
+    }
+}
