@@ -281,6 +281,11 @@ impl Run {
         ended
     }
 
+    /// Whether the guest has returned, or was ended.
+    pub fn has_ended(&self) -> bool {
+        self.guest.is_none()
+    }
+
     /// Ends the guest where it stands.
     pub fn stop(&mut self) {
         self.guest = None;

@@ -1,0 +1,180 @@
+//! The bill of one invocation: open from its admission on, and closed exactly once, also where the client went away.
+
+use super::Ingress;
+use super::request_body::BodyMeter;
+use crate::lifecycle::ColdStart;
+use crate::metering::Ack;
+use crate::registry::Version;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::sync::Arc;
+use std::time::Instant;
+use vesta_core::usage::{Phases, Quantities};
+use vesta_core::{Charge, InvocationId, Outcome, UsageRecord};
+use vesta_engine::Meter;
+
+pub const INVOCATION_ID: HeaderName = HeaderName::from_static("vesta-invocation-id");
+pub const BILLED_CPU: HeaderName = HeaderName::from_static("vesta-billed-cpu-us");
+pub const COST: HeaderName = HeaderName::from_static("vesta-cost");
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// What an invocation owes so far.
+pub struct Bill {
+    ingress: Arc<Ingress>,
+    version: Arc<Version>,
+    pub id: InvocationId,
+    pub meter: Arc<Meter>,
+    pub body: Arc<BodyMeter>,
+    started_unix_ns: i64,
+    arrived: Instant,
+    cold: Option<ColdStart>,
+    cold_wait_ns: u64,
+    /// When the instance began.
+    began: Option<Instant>,
+    /// Status that was sent, or 499 (the client closed the request) where none was.
+    pub status: u16,
+    pub bytes_out: u64,
+    closed: bool,
+}
+
+impl Bill {
+    pub fn open(ingress: Arc<Ingress>, version: Arc<Version>, id: InvocationId, arrived: Instant) -> Bill {
+        Bill {
+            started_unix_ns: ingress.clock.unix_ns(),
+            ingress,
+            version,
+            id,
+            meter: Arc::default(),
+            body: Arc::default(),
+            arrived,
+            cold: None,
+            cold_wait_ns: 0,
+            began: None,
+            status: 499,
+            bytes_out: 0,
+            closed: false,
+        }
+    }
+
+    /// The function is warm: after `waited_ns`, by the cold start `cold` if this request triggered one.
+    pub fn activated(&mut self, waited_ns: u64, cold: Option<ColdStart>) {
+        self.cold_wait_ns = waited_ns;
+        self.cold = cold;
+    }
+
+    pub fn begin(&mut self) {
+        self.began = Some(Instant::now());
+    }
+
+    /// Closes the bill. The meter must be settled. The record is safe once the ack says so.
+    pub fn close(mut self, outcome: Outcome) -> (UsageRecord, Ack) {
+        let record = self.record(outcome);
+        self.closed = true;
+        (record.clone(), self.ingress.submit(record))
+    }
+
+    fn record(&self, outcome: Outcome) -> UsageRecord {
+        let m = &self.meter;
+        let life_ns = self.began.map_or(0, |began| began.elapsed().as_nanos() as u64);
+        let quantities = Quantities {
+            guest_cpu_ns: m.guest_cpu_ns(),
+            inference_cpu_ns: m.inference_cpu_ns(),
+            cold_start_cpu_ns: m.cold_start_cpu_ns(),
+            peak_memory_bytes: m.memory_peak(),
+            memory_ns: life_ns.saturating_sub(m.inference_queue_ns()),
+            bytes_in: self.body.bytes(),
+            bytes_out: self.bytes_out,
+        };
+        let total_ns = self.arrived.elapsed().as_nanos() as u64;
+        let phases = Phases {
+            queue_ns: total_ns.saturating_sub(life_ns + self.cold_wait_ns) + m.inference_queue_ns(),
+            cold_ns: self.cold_wait_ns,
+            cold_code_ns: self.cold.map_or(0, |c| c.code_ns),
+            cold_model_ns: self.cold.map_or(0, |c| c.models_ns),
+            guest_ns: life_ns.saturating_sub(m.inference_queue_ns() + m.inference_wall_ns()),
+            infer_ns: m.inference_wall_ns(),
+            total_ns,
+        };
+        // The platform's own failure is never billed.
+        let charge = match outcome {
+            Outcome::PlatformError | Outcome::StartFailed => Charge::ZERO,
+            _ => self.ingress.prices.rate(&quantities).total(),
+        };
+        UsageRecord {
+            id: self.id,
+            tenant: self.version.tenant.clone(),
+            function: self.version.function.clone(),
+            version: self.version.number,
+            started_unix_ns: self.started_unix_ns,
+            outcome,
+            status: self.status,
+            cold: self.cold.is_some(),
+            inferences: m.inferences(),
+            quantities,
+            phases,
+            charge,
+        }
+    }
+
+    /// For [`Drop`]: the same bill, owned by a task that may wait.
+    fn take(&mut self) -> Bill {
+        self.closed = true;
+        Bill {
+            ingress: self.ingress.clone(),
+            version: self.version.clone(),
+            meter: self.meter.clone(),
+            body: self.body.clone(),
+            closed: false,
+            ..*self
+        }
+    }
+}
+
+impl Drop for Bill {
+    /// The request's task was dropped: the client went away. What ran is recorded; what still runs beside the
+    /// guest, a model for instance, is waited for.
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        let bill = self.take();
+        let meter = bill.meter.clone();
+        if meter.is_settled() {
+            drop(bill.close(Outcome::ClientGone));
+        } else {
+            tokio::spawn(async move {
+                meter.settled().await;
+                drop(bill.close(Outcome::ClientGone));
+            });
+        }
+    }
+}
+
+impl Ingress {
+    fn submit(&self, record: UsageRecord) -> Ack {
+        self.metrics.record(&record);
+        self.journal.submit(record)
+    }
+}
+
+/// The headers, or trailers, that tell a client what its invocation took and cost.
+pub fn write_headers(record: &UsageRecord, headers: &mut HeaderMap) {
+    let p = &record.phases;
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let mut timing = format!("queue;dur={:.3}, cold;dur={:.3}", ms(p.queue_ns), ms(p.cold_ns));
+    if record.cold {
+        let (code, model) = (ms(p.cold_code_ns), ms(p.cold_model_ns));
+        timing += &format!(", cold-code;dur={code:.3}, cold-model;dur={model:.3}");
+    }
+    let (guest, infer, total) = (ms(p.guest_ns), ms(p.infer_ns), ms(p.total_ns));
+    timing += &format!(", guest;dur={guest:.3}, infer;dur={infer:.3}, total;dur={total:.3}");
+    let mut set = |name: HeaderName, value: String| {
+        // Digits, letters and punctuation only: always a valid header.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    };
+    set(SERVER_TIMING, timing);
+    set(INVOCATION_ID, record.id.to_string());
+    set(BILLED_CPU, (record.quantities.billed_cpu_ns() / 1_000).to_string());
+    set(COST, record.charge.to_string());
+}

@@ -1,0 +1,173 @@
+//! The way of a request, in one place.
+
+use super::bill::{Bill, write_headers};
+use super::guest_log::GuestLog;
+use super::refusal::Refusal;
+use super::request_body::RequestBody;
+use super::respond::{Client, Invoked, respond};
+use super::route::{self, Target};
+use super::{Body, Ingress, bill};
+use crate::lifecycle::Lease;
+use crate::registry::Version;
+use crate::tenancy::Identity;
+use http::{HeaderMap, HeaderValue, Request, Response, header, request};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vesta_core::{InvocationId, Outcome};
+use vesta_engine::Invocation;
+
+/// Answers one request of the data plane.
+pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<Body> {
+    let arrived = Instant::now();
+    let id = ingress.new_id();
+    let (parts, body) = request.into_parts();
+
+    // Who calls, if anyone.
+    let caller = match identify(&ingress, &parts.headers) {
+        Ok(caller) => caller,
+        Err(refusal) => return refuse(refusal, id),
+    };
+
+    // Which function, which version.
+    let Some(target) = route::target(&parts.uri, host(&parts), &ingress.domain) else {
+        return refuse(Refusal::no_route(), id);
+    };
+    let found = ingress.registry.resolve(&target.tenant, &target.function, target.selector.as_deref()).ok();
+
+    // May they? What they may not know of reads as if it were not there; an anonymous caller is told to
+    // identify itself whether it is there or not.
+    let version = match (found, &caller) {
+        (Some(version), _) if version.manifest.public => version,
+        (Some(version), Some(caller)) if caller.may_act_for(&version.tenant) => version,
+        (_, Some(_)) => return refuse(Refusal::not_found(), id),
+        (_, None) => return refuse(Refusal::no_key(), id),
+    };
+
+    // Is there room, and can it be billed?
+    let limits = version.manifest.limits;
+    if !ingress.journal.is_healthy() {
+        return refuse(Refusal::unrecorded(), id);
+    }
+    if declared_length(&parts.headers).is_some_and(|n| n > limits.request_body_bytes) {
+        return refuse(Refusal::body_too_large(limits.request_body_bytes), id);
+    }
+    let admitted = match ingress.activator.admit(&version) {
+        Ok(admitted) => admitted,
+        Err(e) => return refuse(e.into(), id),
+    };
+
+    // From here on something may run, so a bill is open: it is closed with the response, or by its drop.
+    let mut bill = Bill::open(ingress.clone(), version.clone(), id, arrived);
+
+    // Warm, or a cold start that all waiting requests share.
+    let asked = Instant::now();
+    let lease = match ingress.activator.activate(&admitted, &bill.meter).await {
+        Ok((lease, cold)) => {
+            let waited = if cold.is_some() { asked.elapsed().as_nanos() as u64 } else { 0 };
+            bill.activated(waited, cold);
+            lease
+        }
+        Err(e) => return fail(bill, Outcome::StartFailed, Refusal::from(&e)).await,
+    };
+
+    // A fresh instance, on its CPU clock and its deadline.
+    let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
+    let client = Client::of(&parts);
+    let body = RequestBody { inner: body, bytes_max: limits.request_body_bytes, meter: bill.body.clone() };
+    let request = guest_request(parts, body, &target, &version, id);
+    let logs = Arc::new(GuestLog {
+        store: ingress.logs.clone(),
+        clock: ingress.clock.clone(),
+        version,
+        invocation: id,
+    });
+    let invocation = Invocation { meter: bill.meter.clone(), logs, deadline };
+    bill.begin();
+    let run = ingress.runtime.start(lease.loaded(), request, ingress.tls, invocation);
+
+    // Its answer, its end, its record.
+    let held = Held { _lease: lease, _admitted: admitted };
+    respond(Invoked { run, bill, held, limits }, client).await
+}
+
+/// What an invocation holds while it runs: a warm function and a place among its invocations.
+pub struct Held {
+    _lease: Lease,
+    _admitted: crate::lifecycle::Admitted,
+}
+
+fn refuse(refusal: Refusal, id: InvocationId) -> Response<Body> {
+    let mut response = refusal.into_response();
+    if let Ok(value) = HeaderValue::try_from(id.to_string()) {
+        response.headers_mut().insert(bill::INVOCATION_ID, value);
+    }
+    response
+}
+
+/// Answers for a guest that gave no whole response, and records what it used.
+pub async fn fail(mut bill: Bill, outcome: Outcome, refusal: Refusal) -> Response<Body> {
+    bill.meter.settled().await;
+    bill.status = refusal.status.as_u16();
+    let (record, ack) = bill.close(outcome);
+    if !ack.await.unwrap_or(false) {
+        return refuse(Refusal::unrecorded(), record.id);
+    }
+    let mut response = refusal.into_response();
+    write_headers(&record, response.headers_mut());
+    response
+}
+
+/// Only Vesta's own keys identify a caller here; any other Authorization header is the function's business.
+fn identify(ingress: &Ingress, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Refusal> {
+    let ours = headers.get(header::AUTHORIZATION).filter(|value| is_vesta_key(value));
+    ingress.tenancy.identify(ours).map_err(|e| Refusal::wrong_key(e.to_string()))
+}
+
+fn is_vesta_key(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    bytes.len() > 10 && bytes[..7].eq_ignore_ascii_case(b"bearer ") && bytes[7..].trim_ascii_start().starts_with(b"vk_")
+}
+
+fn host(parts: &request::Parts) -> Option<&str> {
+    parts.uri.authority().map(|a| a.as_str()).or_else(|| parts.headers.get(header::HOST)?.to_str().ok())
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The request as the guest sees it: its own path, without our key, with our headers.
+fn guest_request(
+    mut parts: request::Parts,
+    body: RequestBody,
+    target: &Target,
+    version: &Version,
+    id: InvocationId,
+) -> Request<RequestBody> {
+    // wasi:http wants an authority; a client of HTTP/1.0 may have sent none.
+    let authority = host(&parts).unwrap_or("localhost").to_string();
+    let uri = http::Uri::builder().scheme("http").authority(authority).path_and_query(target.path.as_str());
+    parts.uri = uri.build().unwrap_or_else(|_| http::Uri::from_static("http://localhost/"));
+    if parts.headers.get(header::AUTHORIZATION).is_some_and(is_vesta_key) {
+        parts.headers.remove(header::AUTHORIZATION);
+    }
+    let mut set = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            parts.headers.insert(name, value);
+        }
+    };
+    set("vesta-invocation-id", id.to_string());
+    set("vesta-deadline-ms", version.manifest.limits.wall_ms.to_string());
+    set("vesta-tenant", version.tenant.to_string());
+    set("vesta-function", version.function.to_string());
+    set("vesta-version", version.number.to_string());
+    Request::from_parts(parts, body)
+}
+
+impl Ingress {
+    fn new_id(&self) -> InvocationId {
+        let unix_ms = u64::try_from(self.clock.unix_ns() / 1_000_000).unwrap_or(0);
+        InvocationId::new(unix_ms, rand::random())
+    }
+}

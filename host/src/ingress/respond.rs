@@ -1,0 +1,231 @@
+//! From a running guest to its client: held back until it can be billed in headers, or streamed.
+
+use super::bill::{self, Bill, write_headers};
+use super::invoke::{Held, fail};
+use super::refusal::{Refusal, full};
+use super::streaming::Streaming;
+use super::{Body, BrokenOff};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header, request, response};
+use http_body_util::BodyExt;
+use std::future::poll_fn;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use vesta_core::Outcome;
+use vesta_core::limits::Limits;
+use vesta_engine::{Ended, Run};
+
+/// A body that ends within this many bytes is held until its guest has returned, so that its headers can say
+/// what it cost.
+const HELD_BYTES_MAX: usize = 64 << 10;
+/// A body of undeclared length is a stream: from its first byte on it is held for this long at most.
+const HELD_TIME_MAX: Duration = Duration::from_millis(20);
+/// Stands for "no limit yet" while nothing of a body has come.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What matters of the client for its answer.
+pub struct Client {
+    http2: bool,
+    takes_trailers: bool,
+}
+
+impl Client {
+    pub fn of(parts: &request::Parts) -> Client {
+        let http2 = parts.version == Version::HTTP_2;
+        let te = parts.headers.get_all(header::TE).iter().filter_map(|v| v.to_str().ok());
+        let says_trailers = te.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case("trailers"));
+        Client { http2, takes_trailers: http2 || says_trailers }
+    }
+}
+
+/// An invocation whose guest runs: dropped as a whole when the client goes away, the guest first.
+pub struct Invoked {
+    pub run: Run,
+    pub bill: Bill,
+    pub held: Held,
+    pub limits: Limits,
+}
+
+/// What was read of a body before its head was sent.
+#[derive(Default)]
+struct Begun {
+    data: BytesMut,
+    trailers: Option<HeaderMap>,
+    /// The body is complete.
+    whole: bool,
+    /// It broke off, or is over its limit.
+    broken: Option<Ended>,
+}
+
+/// Waits for the guest's answer and sends it; the record is safe before the answer ends.
+pub async fn respond(mut invoked: Invoked, client: Client) -> Response<Body> {
+    let head = match invoked.run.head().await {
+        Ok(head) => head,
+        Err(ended) => return invoked.fail(ended).await,
+    };
+    let begun = hold(&mut invoked, &head).await;
+    if let Some(ended) = begun.broken {
+        return invoked.fail(ended).await;
+    }
+    if begun.whole { whole(invoked, head, begun).await } else { stream(invoked, head, begun.data.freeze(), client) }
+}
+
+impl Invoked {
+    /// Answers for a guest that gave no whole response.
+    async fn fail(self, ended: Ended) -> Response<Body> {
+        let Invoked { run, bill, held, limits } = self;
+        drop(run);
+        drop(held);
+        let ended = if bill.body.is_over_limit() { request_over_limit() } else { ended };
+        let refusal = match ended.outcome {
+            Outcome::RequestLimit => Refusal::body_too_large(limits.request_body_bytes),
+            _ => Refusal::from(&ended),
+        };
+        fail(bill, ended.outcome, refusal).await
+    }
+}
+
+fn request_over_limit() -> Ended {
+    Ended { outcome: Outcome::RequestLimit, detail: "the request's body is over its limit".into() }
+}
+
+/// Reads the body until it ends, is too long or too slow to be held.
+async fn hold(invoked: &mut Invoked, head: &response::Parts) -> Begun {
+    let declared = declared_length(&head.headers);
+    let mut begun = Begun::default();
+    if declared.is_some_and(|n| n > HELD_BYTES_MAX as u64) {
+        return begun;
+    }
+    let mut until = Instant::now() + FAR;
+    loop {
+        let run = &mut invoked.run;
+        let frame = match timeout_at(until, poll_fn(|cx| run.poll_frame(cx))).await {
+            Err(_) => return begun,
+            Ok(frame) => frame,
+        };
+        match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => begun.data.extend_from_slice(&data),
+                Err(frame) => begun.trailers = frame.into_trailers().ok(),
+            },
+            Some(Err(())) => {
+                let ended = invoked.run.ended().await;
+                begun.broken = Some(broken_off(ended));
+                return begun;
+            }
+            None => {
+                begun.whole = true;
+                return finish_held(invoked, begun, declared).await;
+            }
+        }
+        if begun.data.len() as u64 > invoked.limits.response_body_bytes {
+            invoked.run.stop();
+            begun.broken = Some(response_over_limit(&invoked.limits));
+            return begun;
+        }
+        if begun.data.len() > HELD_BYTES_MAX {
+            return begun;
+        }
+        if declared.is_none() && until > Instant::now() + HELD_TIME_MAX {
+            until = Instant::now() + HELD_TIME_MAX;
+        }
+    }
+}
+
+/// The body has ended; the guest may still work. A body that ended because its guest was ended is not whole,
+/// unless it has all the bytes that it declared.
+async fn finish_held(invoked: &mut Invoked, mut begun: Begun, declared: Option<u64>) -> Begun {
+    let ended_before = invoked.run.has_ended();
+    let complete = declared == Some(begun.data.len() as u64);
+    let ended = invoked.run.ended().await;
+    if invoked.bill.body.is_over_limit() {
+        begun.broken = Some(request_over_limit());
+    } else if ended.outcome != Outcome::Ok && ended_before && !complete {
+        begun.broken = Some(ended);
+    }
+    begun
+}
+
+/// A response that is there as a whole, with its bill in the headers.
+async fn whole(mut invoked: Invoked, head: response::Parts, begun: Begun) -> Response<Body> {
+    let ended = invoked.run.ended().await;
+    let Invoked { run, mut bill, held, .. } = invoked;
+    drop(run);
+    drop(held);
+    bill.status = head.status.as_u16();
+    bill.bytes_out = begun.data.len() as u64;
+    let (record, ack) = bill.close(ended.outcome);
+    if !ack.await.unwrap_or(false) {
+        return Refusal::unrecorded().into_response();
+    }
+    let data = begun.data.freeze();
+    let body = match begun.trailers {
+        None => full(data),
+        Some(trailers) => {
+            let with = http_body_util::Full::new(data).with_trailers(async move { Some(Ok(trailers)) });
+            with.map_err(|never| match never {}).boxed_unsync()
+        }
+    };
+    let mut response = Response::from_parts(own_headers_out(head), body);
+    write_headers(&record, response.headers_mut());
+    response
+}
+
+/// A response that is sent as it comes; its bill comes as trailers where the client takes them.
+fn stream(mut invoked: Invoked, head: response::Parts, begun: Bytes, client: Client) -> Response<Body> {
+    let mut head = own_headers_out(head);
+    invoked.bill.status = head.status.as_u16();
+    if let Ok(id) = HeaderValue::try_from(invoked.bill.id.to_string()) {
+        head.headers.insert(bill::INVOCATION_ID, id);
+    }
+    if client.takes_trailers {
+        let names = "server-timing, vesta-billed-cpu-us, vesta-cost";
+        head.headers.insert(header::TRAILER, HeaderValue::from_static(names));
+        if !client.http2 {
+            // Trailers need the chunked coding, which a declared length rules out.
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+    }
+    let declared = declared_length(&head.headers);
+    let body = Streaming::new(invoked, begun, client.takes_trailers, declared);
+    Response::from_parts(head, body.boxed_unsync())
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The guest's head without the headers that only the host may set.
+fn own_headers_out(mut head: response::Parts) -> response::Parts {
+    let ours = |name: &HeaderName| name.as_str().starts_with("vesta-");
+    let names: Vec<HeaderName> = head.headers.keys().filter(|n| ours(n)).cloned().collect();
+    for name in names {
+        head.headers.remove(name);
+    }
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER] {
+        head.headers.remove(name);
+    }
+    head
+}
+
+/// How a body that broke off is told, also where its guest ended well.
+pub fn broken_off(ended: Ended) -> Ended {
+    match ended.outcome {
+        Outcome::Ok => {
+            Ended { outcome: Outcome::GuestError, detail: "the function broke its response off".into() }
+        }
+        _ => ended,
+    }
+}
+
+pub fn response_over_limit(limits: &Limits) -> Ended {
+    let max = limits.response_body_bytes;
+    let detail = format!("the function's response is over its limit of {max} bytes (limits.response_body)");
+    Ended { outcome: Outcome::ResponseLimit, detail }
+}
+
+impl From<Ended> for BrokenOff {
+    fn from(ended: Ended) -> Self {
+        BrokenOff(ended.detail)
+    }
+}
