@@ -1,10 +1,287 @@
-//! Wires the rooms together.
+//! `vesta serve`: wires the rooms together, serves, and drains. The only place that knows everything.
 
-/// Arguments of `vesta serve`.
-#[derive(clap::Args)]
-pub struct ServeArgs {}
+mod data_dir;
+mod ops;
 
-/// Runs the host.
-pub fn run(_args: ServeArgs) -> anyhow::Result<()> {
-    anyhow::bail!("the host is not part of this build")
+pub use crate::config::ServeArgs;
+
+use crate::artifact::deploy::{DeployLimits, Deployments};
+use crate::artifact::Artifacts;
+use crate::config::{HostConfig, Tls};
+use crate::control::{self, ControlState};
+use crate::db::Db;
+use crate::ingress::{Ingress, Served, Serving, serve};
+use crate::ledger::Ledger;
+use crate::lifecycle::{Activator, EnginePreparer, Lifecycle, follow_registry, reap};
+use crate::metering::{Journal, Post, PostError, run_poster};
+use crate::registry::Registry;
+use crate::telemetry::logs::LogStore;
+use crate::telemetry::metrics::Metrics;
+use crate::tenancy::{FirstKeys, Tenancy};
+use anyhow::{Context, Result};
+use data_dir::DataDir;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use vesta_core::UsageRecord;
+use vesta_core::clock::{Clock, SystemClock};
+use vesta_core::keepalive::FixedKeepAlive;
+use vesta_core::price::Prices;
+use vesta_core::settlement::Settlement;
+use vesta_engine::{ModelLimits, Runtime, RuntimeConfig, cpu};
+
+/// How often old records and logs are removed, and blobs that nobody needs.
+const HOUSEKEEPING: Duration = Duration::from_secs(600);
+
+/// Runs the host until SIGTERM or SIGINT.
+pub fn run(args: ServeArgs) -> Result<()> {
+    let (config, prices) = HostConfig::load(&args)?;
+    init_tracing();
+    cpu::register_thread("main");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("vesta-worker")
+        .on_thread_start(|| cpu::register_thread("worker"))
+        .on_thread_stop(cpu::unregister_thread)
+        .build()?;
+    runtime.block_on(serve_until_stopped(config, prices, args))
+}
+
+fn init_tracing() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("VESTA_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
+    // A second host in one process (tests) keeps the first one's subscriber.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs) -> Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let data = DataDir::open(&config.data_dir()?)?;
+    let tls = config.tls.as_ref().map(acceptor).transpose()?;
+    // Bound before anything is opened: a port that is taken is told at once.
+    let listener = bind(config.listen, "invocations").await?;
+    let control_listener = bind(config.control, "the control API").await?;
+    let (listen, control) = (listener.local_addr()?, control_listener.local_addr()?);
+
+    let db = Db::open(&data.path.join("vesta.db")).await?;
+    let settlement: Arc<Settlement> = Arc::default();
+    let tenancy = Tenancy::open(db.clone(), data.key("api-keys")).await?;
+    let registry = Registry::open(db.clone()).await?;
+    let ledger = Ledger::open(db.clone(), settlement.clone()).await?;
+    let logs = LogStore::open(db.clone());
+    let artifacts = Arc::new(Artifacts::open(&data.path, db.clone()).await?);
+    let engine = Arc::new(Runtime::new(runtime_config(&config, &data)?)?);
+    let preparer = EnginePreparer::new(engine.clone(), artifacts.clone());
+    let limits = DeployLimits { package_bytes_max: config.package_bytes_max, ..DeployLimits::default() };
+    let deployments =
+        Deployments::open(db.clone(), artifacts, registry.clone(), preparer.clone(), clock.clone(), limits).await?;
+    let activator = Activator::new(Lifecycle {
+        runtime: engine.clone(),
+        preparer,
+        policy: Arc::new(FixedKeepAlive),
+        clock: clock.clone(),
+        start_seconds_max: config.start_seconds_max,
+    });
+    let journal = Journal::open(&data.path.join("journal"), config.durable, settlement)?;
+    let poster = tokio::spawn(run_poster(journal.clone(), Arc::new(LedgerPost(ledger.clone()))));
+    let metrics: Arc<Metrics> = Arc::default();
+
+    let first_keys = tenancy.bootstrap(&*clock).await?;
+    let ingress = Arc::new(Ingress {
+        tenancy: tenancy.clone(),
+        registry: registry.clone(),
+        activator: activator.clone(),
+        runtime: engine,
+        journal: journal.clone(),
+        logs: logs.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        prices: prices.clone(),
+        domain: config.domain.clone(),
+        tls: tls.is_some(),
+    });
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let urls = Urls { invoke: format!("{scheme}://{listen}"), control: format!("{scheme}://{control}") };
+    let (stop, stopping) = watch::channel(false);
+    let ops = ops::Ops {
+        metrics,
+        activator: activator.clone(),
+        journal: journal.clone(),
+        stopping: stopping.clone(),
+    };
+    let api = control::router(ControlState {
+        tenancy,
+        registry: registry.clone(),
+        deployments: deployments.clone(),
+        ledger: ledger.clone(),
+        logs: logs.clone(),
+        states: activator.clone(),
+        clock: clock.clone(),
+        currency: prices.currency.clone(),
+        invoke_base_url: urls.invoke.clone(),
+    });
+    let api = ControlService(api.merge(ops::router(ops)));
+
+    tokio::spawn(reap(activator.clone(), registry.clone()));
+    tokio::spawn(follow_registry(activator, registry));
+    tokio::spawn(housekeeping(config.clone(), clock, deployments, ledger, logs.clone()));
+    let grace = Duration::from_secs(config.drain_seconds);
+    let serving = |listener| Serving {
+        listener,
+        tls: tls.clone(),
+        connections_max: config.connections_max,
+        stop: stopping.clone(),
+        grace,
+    };
+    let invocations = tokio::spawn(serve(serving(listener), ingress));
+    let controls = tokio::spawn(serve(serving(control_listener), api));
+    announce(&urls, first_keys.as_ref(), &data.path, args.ready_file.as_deref())?;
+
+    stop_signal().await?;
+    tracing::info!(seconds = config.drain_seconds, "draining: no new connections, running requests finish");
+    let _ = stop.send(true);
+    let _ = invocations.await;
+    let _ = controls.await;
+    // Every response has ended: what they cost goes to the ledger before the process does.
+    journal.close();
+    let _ = poster.await;
+    logs.flush().await;
+    db.close().await;
+    drop(data);
+    Ok(())
+}
+
+fn runtime_config(config: &HostConfig, data: &DataDir) -> Result<RuntimeConfig> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(RuntimeConfig {
+        cache_dir: data.path.join("cache"),
+        cache_key: data.key("code-cache"),
+        instances_max: config.instances_max,
+        inference_threads: config.inference_threads.unwrap_or(cores),
+        inference_waiting_max: config.inference_waiting_max,
+        child_program: std::env::current_exe().context("the path of this program")?,
+        child_limits: config.prepare,
+        model_limits: ModelLimits::default(),
+        outbound_allow_networks: config.outbound_allow_networks.clone(),
+    })
+}
+
+async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for {what}"))
+}
+
+fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let read = |path: &Path| format!("tls: {}", path.display());
+    let certificates = CertificateDer::pem_file_iter(&tls.certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(|| read(&tls.certificate))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).with_context(|| read(&tls.key))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .context("tls: certificate and key")?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+struct Urls {
+    invoke: String,
+    control: String,
+}
+
+/// Tells where the host serves; on a new data directory also the keys, this once.
+fn announce(urls: &Urls, keys: Option<&FirstKeys>, data: &Path, ready_file: Option<&Path>) -> Result<()> {
+    println!("invocations  {}/fn/{{tenant}}/{{function}}/", urls.invoke);
+    println!("control API  {}/api/v1", urls.control);
+    println!("data         {}", data.display());
+    if let Some(keys) = keys {
+        println!("\nNew data directory. These keys are shown once and stored only as hashes:");
+        println!("operator key           {}", keys.operator);
+        println!("key of tenant default  {}", keys.tenant);
+        println!("\nvesta login --url {} --invoke-url {} --key <KEY>", urls.control, urls.invoke);
+    }
+    let Some(path) = ready_file else { return Ok(()) };
+    let ready = serde_json::json!({
+        "invoke": urls.invoke,
+        "control": urls.control,
+        "operator_key": keys.map(|k| &k.operator),
+        "tenant_key": keys.map(|k| &k.tenant),
+    });
+    write_private(path, &ready.to_string()).with_context(|| format!("ready file {}", path.display()))
+}
+
+/// Appears as a whole, readable by its owner only.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = path.with_extension("new");
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?.write_all(text.as_bytes())?;
+    std::fs::rename(temporary, path)
+}
+
+async fn stop_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    Ok(())
+}
+
+/// Removes what is past its retention, for as long as the host runs.
+async fn housekeeping(
+    config: HostConfig,
+    clock: Arc<dyn Clock>,
+    deployments: Arc<Deployments>,
+    ledger: Arc<Ledger>,
+    logs: Arc<LogStore>,
+) {
+    let days = |n: u32| i64::from(n) * 24 * 3600 * 1_000_000_000;
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let now = clock.unix_ns();
+        let told = |what: &str, result: Result<u64, String>| {
+            if let Err(error) = result {
+                tracing::error!(%error, "housekeeping of {what} failed");
+            }
+        };
+        told("usage records", ledger.prune(now - days(config.usage_retention_days)).await.map_err(|e| e.to_string()));
+        told("logs", logs.prune(now - days(config.log_retention_days)).await.map_err(|e| e.to_string()));
+        told("blobs", deployments.collect().await.map(|n| n as u64).map_err(|e| e.to_string()));
+    }
+}
+
+/// The ledger as metering sees it.
+struct LedgerPost(Arc<Ledger>);
+
+impl Post for LedgerPost {
+    fn post<'a>(
+        &'a self,
+        records: &'a [UsageRecord],
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), PostError>> + Send + 'a>> {
+        Box::pin(async move { self.0.post(records).await.map_err(|e| PostError(e.to_string())) })
+    }
+}
+
+/// The control API behind the same listener as invocations: the same bounds, time-outs and drain.
+#[derive(Clone)]
+struct ControlService(axum::Router);
+
+impl Served for ControlService {
+    type Body = axum::body::Body;
+    async fn serve(&self, request: http::Request<hyper::body::Incoming>) -> http::Response<axum::body::Body> {
+        use tower_service::Service;
+        let mut router = self.0.clone();
+        match router.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Lines of a guest's output, attributed to its invocation.
 
 use crate::registry::Version;
-use crate::telemetry::logs::{LogEntry, LogStore};
+use crate::telemetry::logs::{Level, LogEntry, LogStore};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use vesta_core::InvocationId;
@@ -34,20 +34,20 @@ impl LogSink for GuestLog {
 
 /// A JSON object with `level` and `message` is a structured line, its other keys are fields; anything else is
 /// a message of its own.
-fn parse(stream: Stream, line: &str) -> (String, String, Option<Value>) {
+fn parse(stream: Stream, line: &str) -> (Level, String, Option<Value>) {
     if line.starts_with('{')
         && let Ok(mut object) = serde_json::from_str::<Map<String, Value>>(line)
         && let (Some(Value::String(level)), Some(Value::String(message))) =
             (object.remove("level"), object.remove("message"))
-        && matches!(level.as_str(), "trace" | "debug" | "info" | "warn" | "error")
+        && let Some(level) = Level::from_name(&level)
     {
         return (level, message, (!object.is_empty()).then_some(Value::Object(object)));
     }
     let level = match stream {
-        Stream::Stdout => "info",
-        Stream::Stderr => "warn",
+        Stream::Stdout => Level::Info,
+        Stream::Stderr => Level::Warn,
     };
-    (level.into(), line.into(), None)
+    (level, line.into(), None)
 }
 
 #[cfg(test)]
@@ -57,11 +57,11 @@ mod tests {
     #[test]
     fn structured_lines_keep_level_message_and_fields_and_all_others_are_messages() {
         let (level, message, fields) = parse(Stream::Stderr, r#"{"level":"error","message":"no","n":1}"#);
-        assert_eq!((level.as_str(), message.as_str()), ("error", "no"));
+        assert_eq!((level, message.as_str()), (Level::Error, "no"));
         assert_eq!(fields, Some(serde_json::json!({"n": 1})));
         for plain in ["hello", "{broken", r#"{"level":"shout","message":"x"}"#, r#"{"message":"x"}"#] {
-            assert_eq!(parse(Stream::Stdout, plain), ("info".into(), plain.into(), None));
+            assert_eq!(parse(Stream::Stdout, plain), (Level::Info, plain.into(), None));
         }
-        assert_eq!(parse(Stream::Stderr, "panicked").0, "warn");
+        assert_eq!(parse(Stream::Stderr, "panicked").0, Level::Warn);
     }
 }

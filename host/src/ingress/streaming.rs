@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use vesta_core::Outcome;

@@ -1,0 +1,59 @@
+//! Health and metrics, on the control listener and without a key.
+
+use crate::lifecycle::Activator;
+use crate::metering::Journal;
+use crate::telemetry::metrics::{Metrics, Readings};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use std::sync::Arc;
+use tokio::sync::watch;
+use vesta_core::lifecycle::State as Lifecycle;
+use vesta_engine::cpu;
+
+#[derive(Clone)]
+pub struct Ops {
+    pub metrics: Arc<Metrics>,
+    pub activator: Arc<Activator>,
+    pub journal: Journal,
+    /// `true` once the host drains.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// `/healthz`: the process runs. `/readyz`: it takes invocations. `/metrics`: Prometheus.
+pub fn router(ops: Ops) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(ops)
+}
+
+async fn ready(State(ops): State<Ops>) -> impl IntoResponse {
+    if *ops.stopping.borrow() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+    }
+    if !ops.journal.is_healthy() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "usage records cannot be written\n");
+    }
+    (StatusCode::OK, "ready\n")
+}
+
+async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
+    let cpu = cpu::report();
+    let states = ops.activator.states();
+    let count = |state| states.iter().filter(|s| **s == state).count() as i64;
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    let now = Readings {
+        process_cpu_s: seconds(cpu.process_ns),
+        billed_cpu_s: seconds(cpu.billed_ns),
+        platform_cpu_s: seconds(cpu.platform_ns()),
+        warm: count(Lifecycle::Warm),
+        warming: count(Lifecycle::Warming),
+        journal_healthy: ops.journal.is_healthy(),
+    };
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], ops.metrics.text(&now))
+}
