@@ -27,6 +27,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use vesta_core::UsageRecord;
 use vesta_core::clock::{Clock, SystemClock};
 use vesta_core::keepalive::FixedKeepAlive;
@@ -107,6 +108,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let scheme = if tls.is_some() { "https" } else { "http" };
     let urls = Urls { invoke: format!("{scheme}://{listen}"), control: format!("{scheme}://{control}") };
     let (stop, stopping) = watch::channel(false);
+    let drain = CancellationToken::new();
     let ops = ops::Ops {
         metrics,
         activator: activator.clone(),
@@ -123,6 +125,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         clock: clock.clone(),
         currency: prices.currency.clone(),
         invoke_base_url: urls.invoke.clone(),
+        drain: drain.clone(),
     });
     let api = ControlService(api.merge(ops::router(ops)));
 
@@ -144,6 +147,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     stop_signal().await?;
     tracing::info!(seconds = config.drain_seconds, "draining: no new connections, running requests finish");
     let _ = stop.send(true);
+    drain.cancel();
     let _ = invocations.await;
     let _ = controls.await;
     // Every response has ended: what they cost goes to the ledger before the process does.

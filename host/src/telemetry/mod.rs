@@ -1,3 +1,4 @@
 //! What the host tells of itself and of its functions.
 
 pub mod logs;
+pub mod metrics;
