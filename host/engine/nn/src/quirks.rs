@@ -18,7 +18,7 @@ pub fn rewrite(graph: &mut GraphProto) -> Result<(), PrepareError> {
     let mut editor = Editor::new(graph);
     for mut node in std::mem::take(&mut graph.node) {
         each_inner_graph(&mut node, rewrite)?;
-        refuse(&node)?;
+        refuse(&node, graph)?;
         let weights_rank = node.input.get(1).and_then(|name| ranks.get(name)).copied();
         match (node.op(), node.input.len(), node.output.len()) {
             _ if !node.op_domain().is_empty() => editor.nodes.push(node),
@@ -42,10 +42,13 @@ pub fn rewrite(graph: &mut GraphProto) -> Result<(), PrepareError> {
     Ok(())
 }
 
-fn refuse(node: &NodeProto) -> Result<(), PrepareError> {
+fn refuse(node: &NodeProto, graph: &GraphProto) -> Result<(), PrepareError> {
     let why = match node.op() {
         _ if !node.op_domain().is_empty() => return Ok(()),
-        "NonMaxSuppression" => "the engine does not keep classes and images apart; leave it out of the model",
+        "NonMaxSuppression" if has_one_class(node, graph) => return Ok(()),
+        "NonMaxSuppression" => {
+            "the engine does not keep classes and images apart, and the model does not state that there is one of each"
+        }
         "Resize" if node.attribute("mode").and_then(|a| a.s.as_deref()) == Some(b"cubic") => {
             "the engine would resize linearly where the model says cubic"
         }
@@ -54,6 +57,19 @@ fn refuse(node: &NodeProto) -> Result<(), PrepareError> {
         _ => return Ok(()),
     };
     Err(PrepareError::Operator(format!("{} (node {:?}): {why}", node.op(), node.label())))
+}
+
+/// Whether the scores of a NonMaxSuppression, its second input, are stated as [1 image, 1 class, boxes].
+fn has_one_class(node: &NodeProto, graph: &GraphProto) -> bool {
+    let is_one =
+        |dim: Option<&Dimension>| dim.is_some_and(|d| matches!(d.value, Some(DimensionValue::Value(1))));
+    let Some(scores) = node.input.get(1) else { return false };
+    graph.input.iter().chain(&graph.value_info).filter(|v| v.name.as_ref() == Some(scores)).any(|value| {
+        let Some(TypeValue::Tensor(tensor)) = value.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+            return false;
+        };
+        tensor.shape.as_ref().is_some_and(|s| is_one(s.dim.first()) && is_one(s.dim.get(1)))
+    })
 }
 
 /// The engine's Sign of 0 is 1: times 0 there, times 1 elsewhere.

@@ -20,10 +20,10 @@ pub struct Rten;
 
 /// How models are loaded: without the engine's optimiser, the same for all.
 ///
-/// Measured on prepared directories, optimiser off / on: MiniLM loads in 0.34 / 1.5 ms and runs in 20.1 / 20.4 ms at
-/// 64 tokens, magika loads in 0.26 / 0.73 ms and runs in 10.1 / 10.1 ms (best of 15). What it would fuse is a small part of a run, and
-/// it computes constants on threads that nobody meters. Prepacked weights save MiniLM 4 ms a run, but cost 28 ms a load and a
-/// private copy of all weights.
+/// Measured on prepared directories, optimiser off / on: MiniLM loads in 0.33 / 1.5 ms and runs in 19.8 / 19.8 ms at
+/// 64 tokens, magika loads in 0.18 / 0.59 ms and runs in 10.1 / 10.1 ms (best of 25 on a busy machine; medians of loads). What it
+/// would fuse is a small part of a run, and it computes constants on threads that nobody meters. Prepacked weights save MiniLM
+/// 4 ms a run, but cost 22 ms a load and a private copy of all weights.
 fn options() -> ModelOptions {
     let mut options = ModelOptions::with_all_ops();
     options.enable_optimization(false);

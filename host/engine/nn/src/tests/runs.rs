@@ -128,6 +128,32 @@ fn operators_that_the_engine_knows_otherwise_are_computed_as_onnx_says() {
 }
 
 #[test]
+fn boxes_of_one_image_and_one_class_are_suppressed() {
+    let input = vec![port("boxes", 1, &[1, 3, 4]), port("scores", 1, &[1, 1, 3])];
+    let weights = vec![
+        TensorProto {
+            name: Some("most".into()),
+            data_type: Some(7),
+            int64_data: vec![3],
+            ..TensorProto::default()
+        },
+        floats("overlap", &[], &[0.5]),
+    ];
+    let nms = node("NonMaxSuppression", &["boxes", "scores", "most", "overlap"], "y");
+    let graph = GraphProto {
+        node: vec![nms],
+        initializer: weights,
+        input,
+        output: vec![port("y", 7, &[0, 3])],
+        ..GraphProto::default()
+    };
+    let graph = load(&prepare_model(&model(17, graph)));
+    let boxes = f32s(&[1, 3, 4], &[0.0, 0.0, 1.0, 1.0, 0.0, 0.1, 1.0, 1.1, 0.0, 10.0, 1.0, 11.0]);
+    let inputs = vec![("boxes".into(), boxes), ("scores".into(), f32s(&[1, 1, 3], &[0.6, 0.9, 0.7]))];
+    assert_eq!(graph.run(inputs).expect("a run").outputs[0].1, i64s(&[2, 3], &[0, 0, 1, 0, 0, 2]));
+}
+
+#[test]
 fn integers_and_booleans_cross_in_the_types_that_the_model_states() {
     let i64_graph = load(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 7, &[0])));
     assert_eq!(run_one(i64_graph.as_ref(), i64s(&[2], &[5, -7])), i64s(&[2], &[-5, 7]));
