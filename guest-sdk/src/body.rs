@@ -13,8 +13,8 @@ const CHUNK_LEN_MAX: u64 = 1 << 20;
 /// A body as it arrives. It is an [`io::Read`] too.
 pub struct BodyReader {
     source: Source,
-    /// What was received, and not yet handed on by [`io::Read`].
-    rest: Vec<u8>,
+    /// What was received, and not yet all handed on by [`io::Read`].
+    rest: io::Cursor<Vec<u8>>,
 }
 
 enum Source {
@@ -29,11 +29,11 @@ enum Source {
 impl BodyReader {
     pub(crate) fn new(body: IncomingBody) -> Result<BodyReader, Error> {
         let stream = body.stream().map_err(|()| Error::internal("the body's stream was taken before"))?;
-        Ok(BodyReader { source: Source::Host { stream, _body: body }, rest: Vec::new() })
+        Ok(BodyReader { source: Source::Host { stream, _body: body }, rest: io::Cursor::default() })
     }
 
     pub(crate) fn given(body: Vec<u8>) -> BodyReader {
-        BodyReader { source: Source::Given(Some(body)), rest: Vec::new() }
+        BodyReader { source: Source::Given(Some(body)), rest: io::Cursor::default() }
     }
 
     /// Waits for the next piece, of at most 1 MiB; none at the end.
@@ -75,17 +75,17 @@ impl BodyReader {
 
 impl io::Read for BodyReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.rest.is_empty() {
+        loop {
+            let len = self.rest.read(buffer)?;
+            if len > 0 || buffer.is_empty() {
+                return Ok(len);
+            }
             match self.next_chunk() {
-                Ok(Some(chunk)) => self.rest = chunk,
+                Ok(Some(chunk)) => self.rest = io::Cursor::new(chunk),
                 Ok(None) => return Ok(0),
                 Err(error) => return Err(io::Error::other(error.detail().to_string())),
             }
         }
-        let len = buffer.len().min(self.rest.len());
-        buffer[..len].copy_from_slice(&self.rest[..len]);
-        self.rest.drain(..len);
-        Ok(len)
     }
 }
 

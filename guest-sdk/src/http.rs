@@ -131,9 +131,9 @@ pub async fn send_async(request: ClientRequest) -> Result<ClientResponse, SendEr
 fn start(request: ClientRequest) -> Result<(String, FutureIncomingResponse), SendError> {
     let ClientRequest { method, url, mut headers, body, timeout } = request;
     let target = Target::parse(&url)?;
-    if !headers.iter().any(|(name, _)| name == "content-length")
-        && !(body.is_empty() && method == Method::GET)
-    {
+    let is_bare_get = method == Method::GET && body.is_empty();
+    let has_length = headers.iter().any(|(name, _)| name == "content-length");
+    if !is_bare_get && !has_length {
         headers.push(("content-length".to_string(), body.len().to_string().into_bytes()));
     }
     let fields = Fields::from_list(&headers)
