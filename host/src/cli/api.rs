@@ -2,7 +2,9 @@
 
 use super::client::{Client, Problem};
 use anyhow::Context;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use vesta_core::FunctionName;
 use vesta_core::manifest::{BlobRef, PackageManifest};
@@ -41,7 +43,7 @@ pub struct FunctionSummary {
     pub name: FunctionName,
     pub live: Option<u32>,
     #[serde(default)]
-    pub versions: serde_json::Value,
+    pub versions: Value,
     #[serde(default)]
     pub state: String,
     #[serde(default)]
@@ -102,10 +104,15 @@ impl ModelSignature {
     }
 }
 
+/// Reads an answer into what the tables need.
+pub fn read<T: DeserializeOwned>(answer: Value) -> anyhow::Result<T> {
+    serde_json::from_value(answer).context("the host's answer is not as expected; is it of another version?")
+}
+
 /// Reads a function with its versions, the newest last.
 pub fn function(client: &Client, name: &FunctionName) -> anyhow::Result<FunctionDetail> {
     let answer = client.get(&format!("/functions/{name}")).with_context(|| name.to_string())?;
-    let mut detail: FunctionDetail = serde_json::from_value(answer)?;
+    let mut detail: FunctionDetail = read(answer)?;
     detail.versions.sort_by_key(|v| v.version);
     Ok(detail)
 }

@@ -114,7 +114,7 @@ impl Client {
     }
 
     pub fn whoami(&self) -> anyhow::Result<WhoAmI> {
-        Ok(serde_json::from_value(self.get("/whoami")?)?)
+        super::api::read(self.get("/whoami")?)
     }
 
     /// The URL under which the functions lie of the tenant that commands act on: the one that was named, the

@@ -1,6 +1,6 @@
 //! `vesta deploy`: build, send the manifest, send only the blobs that the host lacks, and wait until it is ready.
 
-use super::api::{Deployment, DeploymentState, ModelSignature, VersionInfo};
+use super::api::{self, Deployment, DeploymentState, ModelSignature, VersionInfo};
 use super::client::{ApiError, Client, Payload};
 use super::config::Connection;
 use super::exit::{Exit, Failure};
@@ -14,7 +14,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use ureq::http::Method;
-use vesta_core::id::AliasName;
+use vesta_core::id::{AliasName, LIVE};
 use vesta_core::manifest::BlobRef;
 
 #[derive(clap::Args)]
@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(default_value = ".", value_name = "DIR|FILE.vesta")]
     source: PathBuf,
     /// The alias that moves to the new version
-    #[arg(long, default_value = vesta_core::id::LIVE)]
+    #[arg(long, default_value = LIVE)]
     alias: AliasName,
     /// Take the component as it is, without running cargo
     #[arg(long)]
@@ -92,7 +92,7 @@ pub fn deploy(
     let start = Instant::now();
     let manifest = serde_json::to_value(&package.manifest)?;
     let created = client.api(Method::POST, "/deployments", Payload::Json(&manifest))?;
-    let created: Deployment = serde_json::from_value(created)?;
+    let created: Deployment = api::read(created)?;
     for blob in &created.missing {
         upload(client, &created.id, &package, blob)?;
     }
@@ -111,7 +111,10 @@ pub fn deploy(
         function: name.to_string(),
         version,
         alias: alias.to_string(),
-        url: format!("{functions_url}/{name}/"),
+        url: match alias {
+            LIVE => format!("{functions_url}/{name}/"),
+            alias => format!("{functions_url}/{name}@{alias}/"),
+        },
         uploaded: uploaded.into_iter().cloned().collect(),
         reused: reused.into_iter().cloned().collect(),
         steps: ready.steps.into_iter().map(|s| StepDone { name: s.name, ms: s.ms.unwrap_or(0) }).collect(),
@@ -141,7 +144,7 @@ fn wait(client: &Client, id: &str) -> anyhow::Result<Deployment> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(10);
     loop {
-        let deployment: Deployment = serde_json::from_value(client.get(&format!("/deployments/{id}"))?)?;
+        let deployment: Deployment = api::read(client.get(&format!("/deployments/{id}"))?)?;
         match deployment.state {
             DeploymentState::Ready => {
                 spinner.finish_and_clear();
@@ -182,14 +185,13 @@ fn elapsed_ms(start: Instant) -> u64 {
 
 fn describe(d: &Deployed) -> String {
     let total = |blobs: &[BlobRef]| output::size(blobs.iter().map(|b| b.size).sum());
-    let mut uploaded = format!(
-        "{}, {}, in {}",
-        output::plural(d.uploaded.len(), "blob"),
-        total(&d.uploaded),
-        output::duration_ms(d.upload_ms)
-    );
+    let blobs = |blobs: &[BlobRef]| format!("{}, {}", output::plural(blobs.len(), "blob"), total(blobs));
+    let mut uploaded = match d.uploaded.is_empty() {
+        true => "nothing".to_string(),
+        false => format!("{}, in {}", blobs(&d.uploaded), output::duration_ms(d.upload_ms)),
+    };
     if !d.reused.is_empty() {
-        uploaded.push_str(&format!(" ({} there already, {})", d.reused.len(), total(&d.reused)));
+        uploaded.push_str(&format!(" (there already: {})", blobs(&d.reused)));
     }
     let steps: Vec<String> = d
         .steps
@@ -236,7 +238,7 @@ mod tests {
             prepare_ms: 650,
         });
         assert!(text.starts_with("digits version 2 is live\n"), "{text}");
-        assert!(text.contains("1 blob, 1.00 MiB, in 12 ms (2 there already, 2.00 MiB)"), "{text}");
+        assert!(text.contains("1 blob, 1.00 MiB, in 12 ms (there already: 2 blobs, 2.00 MiB)"), "{text}");
         assert!(text.contains("in 650 ms: compile 600 ms, model digits 40 ms"), "{text}");
     }
 }

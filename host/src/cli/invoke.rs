@@ -177,7 +177,7 @@ pub fn describe(summary: &Summary) -> String {
         .timing
         .iter()
         .filter(|(_, ms)| *ms > 0.0)
-        .map(|(name, ms)| format!("{name} {ms} ms"))
+        .map(|(name, ms)| format!("{name} {}", milliseconds(*ms)))
         .collect();
     if !timing.is_empty() {
         parts.push(timing.join(", "));
@@ -186,6 +186,15 @@ pub fn describe(summary: &Summary) -> String {
     parts.extend(summary.cost.as_ref().map(|cost| format!("cost {cost}")));
     parts.extend(summary.invocation.as_ref().map(|id| format!("invocation {id}")));
     output::printable(&parts.join(" | "))
+}
+
+/// About three figures.
+fn milliseconds(ms: f64) -> String {
+    match ms {
+        0.0..10.0 => format!("{ms:.2} ms"),
+        10.0..1_000.0 => format!("{ms:.1} ms"),
+        _ => format!("{:.2} s", ms / 1_000.0),
+    }
 }
 
 fn read_data(data: &str) -> anyhow::Result<Vec<u8>> {

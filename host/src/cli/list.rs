@@ -1,6 +1,6 @@
 //! `vesta list`
 
-use super::api::{FunctionSummary, short_time};
+use super::api::{self, FunctionSummary, short_time};
 use super::client::Client;
 use super::config::Connection;
 use super::output;
@@ -16,7 +16,7 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(&answer);
     }
-    let functions: Vec<FunctionSummary> = serde_json::from_value(answer["functions"].clone())?;
+    let functions: Vec<FunctionSummary> = api::read(answer["functions"].clone())?;
     if functions.is_empty() {
         output::note("no functions yet; `vesta new NAME` makes one, `vesta deploy` uploads it");
         return Ok(());

@@ -63,15 +63,7 @@ pub fn describe(answer: &Value, by: &[&str]) -> String {
     let currency = answer["currency"].as_str().unwrap_or_default();
     let charge = format!(">CHARGE ({currency})");
     let mut header: Vec<&str> = by.iter().map(|b| if *b == "day" { "DAY" } else { "FUNCTION" }).collect();
-    header.extend([
-        ">INVOCATIONS",
-        ">GUEST CPU",
-        ">INFERENCE CPU",
-        ">COLD-START CPU",
-        ">MEMORY GB-s",
-        ">IN",
-        ">OUT",
-    ]);
+    header.extend([">CALLS", ">GUEST CPU", ">MODEL CPU", ">COLD CPU", ">GB-s", ">IN", ">OUT"]);
     header.push(&charge);
     let rows = answer["rows"].as_array().into_iter().flatten();
     let mut table: Vec<Vec<String>> =
@@ -88,11 +80,17 @@ fn cells(row: &Value, mut cells: Vec<String>) -> Vec<String> {
     for name in ["guest_cpu_ns", "inference_cpu_ns", "cold_start_cpu_ns"] {
         cells.push(output::duration_ns(n(name)));
     }
-    cells.push(text(&row["memory_gb_s"]));
+    cells.push(nine_decimals(&text(&row["memory_gb_s"])));
     cells.push(output::size(n("bytes_in")));
     cells.push(output::size(n("bytes_out")));
     cells.push(text(&row["charge"]));
     cells
+}
+
+/// Cut for the table; `--json` has it all.
+fn nine_decimals(decimal: &str) -> String {
+    let end = decimal.find('.').map_or(decimal.len(), |point| (point + 10).min(decimal.len()));
+    decimal.get(..end).unwrap_or(decimal).to_string()
 }
 
 fn text(value: &Value) -> String {
@@ -111,14 +109,21 @@ mod tests {
     fn rows_and_total_stand_under_one_header_and_money_is_untouched() {
         let row = |name: &str| {
             serde_json::json!({"function": name, "invocations": 1200, "guest_cpu_ns": 1_500_000, "inference_cpu_ns": 0,
-                "cold_start_cpu_ns": 0, "memory_gb_s": "0.01", "bytes_in": 1, "bytes_out": 2048,
+                "cold_start_cpu_ns": 0, "memory_gb_s": "0.010000000999", "bytes_in": 1, "bytes_out": 2048,
                 "charge": "0.000000000123456789"})
         };
         let answer = serde_json::json!({"currency": "USD", "rows": [row("hello")], "total": row("x")});
         let text = describe(&answer, &["function"]);
-        for wanted in
-            ["CHARGE (USD)", "hello", "1 200", "1.50 ms", "0.000000000123456789", "total", "2.00 KiB"]
-        {
+        for wanted in [
+            "CHARGE (USD)",
+            "hello",
+            "1 200",
+            "1.50 ms",
+            "0.000000000123456789",
+            " 0.010000000 ",
+            "total",
+            "2.00 KiB",
+        ] {
             assert!(text.contains(wanted), "{wanted} in\n{text}");
         }
     }

@@ -64,7 +64,11 @@ fn refusal(e: EngineError) -> PrepareError {
 }
 
 impl Prepare for EnginePreparer {
-    fn component<'a>(&'a self, digest: &'a Digest, blob: &'a Path) -> BoxFuture<'a, Result<(), PrepareError>> {
+    fn component<'a>(
+        &'a self,
+        digest: &'a Digest,
+        blob: &'a Path,
+    ) -> BoxFuture<'a, Result<(), PrepareError>> {
         Box::pin(async move { self.prepare_component(digest, blob).await.map_err(refusal) })
     }
 
@@ -75,11 +79,19 @@ impl Prepare for EnginePreparer {
     ) -> BoxFuture<'a, Result<serde_json::Value, PrepareError>> {
         Box::pin(async move {
             let info = self.prepare_model(model, blob).await.map_err(refusal)?;
-            serde_json::to_value(info).map_err(|e| PrepareError {
-                code: "runtime".into(),
-                detail: e.to_string(),
-                platform: true,
-            })
+            Ok(serde_json::json!({
+                "name": model.name,
+                "inputs": info.signature.inputs,
+                "outputs": info.signature.outputs,
+                "backend": info.backend,
+                "opset": info.opset,
+                "producer": info.producer,
+                "nodes": info.nodes,
+                "parameters": info.parameters,
+                "weights_bytes": info.weights_bytes,
+                "dry_run": info.dry_run,
+                "notes": info.notes,
+            }))
         })
     }
 

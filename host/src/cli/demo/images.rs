@@ -16,7 +16,7 @@ impl Images {
         let read = || -> anyhow::Result<Self> {
             let images: Images = serde_json::from_str(&std::fs::read_to_string(path)?)?;
             ensure!(
-                !images.images.is_empty() && images.images.len() == images.labels.len(),
+                images.images.len() > 1 && images.images.len() == images.labels.len(),
                 "images without labels"
             );
             ensure!(images.images.iter().all(|i| i.len() == 64), "an image is not of 64 pixels");
