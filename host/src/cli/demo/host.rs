@@ -107,6 +107,7 @@ fn pid_of(child: &Child) -> anyhow::Result<Pid> {
 }
 
 /// Ctrl-C ends the host and removes its folder before it ends this process.
+#[expect(clippy::disallowed_methods, reason = "what a destructor would clean up is cleaned up before")]
 fn end_with_interrupt(host: Pid, dir: PathBuf) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
