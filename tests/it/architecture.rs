@@ -16,12 +16,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("artifact", &["db", "registry"]),
     ("lifecycle", &["registry", "artifact"]),
     ("control", &["db", "package", "telemetry", "tenancy", "registry", "artifact", "ledger"]),
-    ("ingress", &["tenancy", "registry", "lifecycle", "metering"]),
+    ("ingress", &["tenancy", "registry", "lifecycle", "metering", "telemetry"]),
     ("cli", &["package", "server"]),
 ];
 
 /// The rooms that may name the engine.
-const ENGINE_USERS: &[&str] = &["lifecycle", "ingress", "cli", "config", "server"];
+const ENGINE_USERS: &[&str] = &["lifecycle", "metering", "ingress", "cli", "config", "server"];
 
 /// Where `unsafe` may stand.
 const UNSAFE_ROOMS: &[&str] = &["host/engine", "guest-sdk"];

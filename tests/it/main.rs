@@ -10,6 +10,7 @@ mod bill;
 mod cli;
 mod crash;
 mod deploy;
+mod documents;
 mod drain;
 mod examples;
 mod limits;

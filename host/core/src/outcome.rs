@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)?) => {
-        /// How an invocation ended. What ran is billed for every one of them, save [`Outcome::PlatformError`].
+        /// How an invocation ended. What ran is billed for every one of them, save
+        /// [`Outcome::StartFailed`] and [`Outcome::PlatformError`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Outcome { $($(#[$doc])* $variant),+ }
