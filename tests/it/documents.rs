@@ -52,7 +52,10 @@ fn every_test_that_the_specification_names_is_there() {
             Some((file, function)) => (text_of(&in_root(&format!("tests/it/{file}.rs"))), function),
             None => (units.clone(), name),
         };
-        assert!(source.contains(&format!("fn {function}(")), "SPECIFICATION.md names {name}, which is not there");
+        assert!(
+            source.contains(&format!("fn {function}(")),
+            "SPECIFICATION.md names {name}, which is not there"
+        );
     }
 }
 
@@ -75,7 +78,8 @@ fn every_key_of_the_configuration_is_described() {
     let source = text_of(&in_root("host/src/config.rs"));
     let readme = text_of(&in_root("README.md"));
     let body = source.split("pub struct HostConfig {").nth(1).and_then(|t| t.split("\n}").next());
-    let fields = body.expect("HostConfig").lines().filter_map(|l| l.trim().strip_prefix("pub ")?.split(':').next());
+    let fields =
+        body.expect("HostConfig").lines().filter_map(|l| l.trim().strip_prefix("pub ")?.split(':').next());
     for field in fields {
         let described = readme.contains(&format!("| `{field}`")) || readme.contains(&format!("| `{field}."));
         assert!(described, "README.md does not describe the key {field} of the configuration");
