@@ -88,8 +88,8 @@ impl CpuReport {
     }
 }
 
-/// SQLite's threads are sqlx's own and can't register; they are known by their name.
-const LEDGER_THREAD: &str = "sqlx-sqlite";
+/// Threads that libraries start and that can't register: they are known by the beginning of their name.
+const LIBRARY_THREADS: [(&str, &str); 2] = [("sqlx-sqlite", "ledger"), ("rten-", "inference")];
 
 /// Reads all clocks. Costs a file read per thread.
 pub fn report() -> CpuReport {
@@ -105,7 +105,7 @@ pub fn report() -> CpuReport {
         let Some(id) = entry.file_name().to_str().and_then(|s| s.parse::<u32>().ok()) else { continue };
         let kind = live.get(&id).copied().or_else(|| {
             let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
-            name.starts_with(LEDGER_THREAD).then_some("ledger")
+            LIBRARY_THREADS.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, kind)| *kind)
         });
         let Some(kind) = kind else { continue };
         let spent = std::fs::read_to_string(entry.path().join("schedstat")).unwrap_or_default();

@@ -136,8 +136,8 @@ fn run(job: Job) {
     let here = cpu::thread_cpu_ns() - start;
     let wall = begun.elapsed().as_nanos() as u64;
     let (cpu_ns, reply) = match result {
-        // The engine says what it used where it computes elsewhere; this thread's own clock covers the rest.
-        Ok(Ok(output)) => (here.max(output.cpu_ns), Ok(output.outputs)),
+        // The engine says what it used, on whichever threads it computes.
+        Ok(Ok(output)) => (output.cpu_ns, Ok(output.outputs)),
         Ok(Err(e)) => (here, Err(InferenceError::Run(e))),
         Err(_) => (here, Err(InferenceError::Crashed)),
     };
