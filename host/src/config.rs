@@ -143,6 +143,7 @@ impl HostConfig {
         bound("drain_seconds", self.drain_seconds, 0, 3_600)?;
         bound("usage_retention_days", self.usage_retention_days.into(), 1, 36_500)?;
         bound("log_retention_days", self.log_retention_days.into(), 1, 36_500)?;
+        bound("package_bytes_max", self.package_bytes_max, 1 << 10, 1 << 42)?;
         bound("prepare.cpu_seconds", self.prepare.cpu_seconds, 1, 86_400)?;
         bound("prepare.wall_seconds", self.prepare.wall_seconds, 1, 86_400)?;
         bound("prepare.memory_bytes", self.prepare.memory_bytes, 256 << 20, 1 << 46)
@@ -195,7 +196,9 @@ mod tests {
             ("listen = \"nowhere\"", "listen"),
             ("instances_max = 100000", "instances_max"),
             ("[prices]\nrequest = \"dear\"", "prices.request"),
-            ("[prepare]\ncpu_seconds = 0\nmemory_bytes = 4294967296\nwall_seconds = 1", "prepare.cpu_seconds"),
+            ("[prepare]\ncpu_seconds = 0", "prepare.cpu_seconds"),
+            ("[prepare]\nsurprise = 0", "surprise"),
+            ("package_bytes_max = 0", "package_bytes_max"),
         ] {
             let message = load(text).expect_err("refused").to_string();
             assert!(message.contains(key), "{message}");

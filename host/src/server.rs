@@ -68,7 +68,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let control_listener = bind(config.control, "the control API").await?;
     let (listen, control) = (listener.local_addr()?, control_listener.local_addr()?);
 
-    let db = Db::open(&data.path.join("vesta.db")).await?;
+    let db = Db::open(&data.path.join("vesta.db"), config.durable).await?;
     let settlement: Arc<Settlement> = Arc::default();
     let tenancy = Tenancy::open(db.clone(), data.key("api-keys")).await?;
     let registry = Registry::open(db.clone()).await?;

@@ -18,6 +18,7 @@ use vesta_nn::{ModelInfo, ModelLimits};
 
 /// Bounds of a child.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct ChildLimits {
     pub cpu_seconds: u64,
     pub memory_bytes: u64,

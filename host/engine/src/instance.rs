@@ -101,6 +101,18 @@ pub struct Ended {
     pub detail: String,
 }
 
+impl Ended {
+    /// The guest returned.
+    pub fn well() -> Ended {
+        Ended { outcome: Outcome::Ok, detail: String::new() }
+    }
+    /// It ran past its wall-clock limit.
+    pub fn wall_limit() -> Ended {
+        let detail = "the function ran past its wall-clock limit (limits.wall)".into();
+        Ended { outcome: Outcome::WallLimit, detail }
+    }
+}
+
 type Head = Result<hyper::Response<HyperOutgoingBody>, ErrorCode>;
 
 /// A guest that runs, or has run.
@@ -281,6 +293,11 @@ impl Run {
         ended
     }
 
+    /// When the guest is ended, whatever it does.
+    pub fn deadline(&self) -> Instant {
+        self.timer.deadline().into_std()
+    }
+
     /// Whether the guest has returned, or was ended.
     pub fn has_ended(&self) -> bool {
         self.guest.is_none()
@@ -297,7 +314,7 @@ impl Run {
         let ended = match self.meter.poll(guest.as_mut(), cx) {
             Poll::Ready(result) => classify(result, &self.meter),
             Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => {
-                Ended { outcome: Outcome::WallLimit, detail: WALL_LIMIT.into() }
+                Ended::wall_limit()
             }
             Poll::Pending => return,
         };
@@ -306,12 +323,10 @@ impl Run {
     }
 }
 
-const WALL_LIMIT: &str = "the function ran past its wall-clock limit (limits.wall)";
-
 fn classify(result: wasmtime::Result<()>, meter: &Meter) -> Ended {
     let ended = |outcome, detail: String| Ended { outcome, detail };
     let error = match result {
-        Ok(()) => return ended(Outcome::Ok, String::new()),
+        Ok(()) => return Ended::well(),
         Err(error) => error,
     };
     match meter.stopped() {
@@ -319,7 +334,7 @@ fn classify(result: wasmtime::Result<()>, meter: &Meter) -> Ended {
             let detail = "the function used up its CPU time (limits.cpu)".into();
             return ended(Outcome::CpuLimit, detail);
         }
-        Some(Stop::WallLimit) => return ended(Outcome::WallLimit, WALL_LIMIT.into()),
+        Some(Stop::WallLimit) => return Ended::wall_limit(),
         None => {}
     }
     if meter.memory_was_refused() {

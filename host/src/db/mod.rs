@@ -40,12 +40,15 @@ pub struct Db {
 
 impl Db {
     /// Opens the file, creating it when it is missing, and brings its tables up to this build's version.
-    pub async fn open(path: &Path) -> Result<Db, DbError> {
+    ///
+    /// Every commit survives the death of the process; with `durable` it survives a power cut as well.
+    pub async fn open(path: &Path, durable: bool) -> Result<Db, DbError> {
+        let synchronous = if durable { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
+            .synchronous(synchronous)
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true)
             .disable_statement_logging();
@@ -104,7 +107,7 @@ pub mod testing {
     use super::*;
 
     pub async fn db(dir: &tempfile::TempDir) -> Db {
-        Db::open(&dir.path().join("vesta.db")).await.expect("open")
+        Db::open(&dir.path().join("vesta.db"), false).await.expect("open")
     }
 
     /// As [`db`], with tenants.

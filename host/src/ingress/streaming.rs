@@ -1,34 +1,38 @@
 //! A response that is sent as it comes. The body runs the guest, so that a slow client slows its guest down
-//! and a client that goes away ends it.
+//! and a client that goes away ends it. A client that stops reading without going away polls nothing any more: a
+//! watchdog ends its guest at the deadline.
 
 use super::BrokenOff;
 use super::bill::write_headers;
 use super::respond::{Invoked, broken_off, response_over_limit};
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::task::JoinHandle;
 use vesta_core::Outcome;
 use vesta_engine::Ended;
+
+/// How long after the deadline the watchdog ends a guest that nobody polls; a body that is polled sees to it itself.
+const WATCHDOG_SLACK: Duration = Duration::from_millis(500);
 
 /// The end of a stream: its trailers, or why it broke off.
 type End = Result<Option<HeaderMap>, BrokenOff>;
 
 enum State {
     /// The guest writes.
-    Open(Box<Invoked>),
-    /// The body has ended: the guest returns, and the record is made safe.
-    Ending(BoxFuture<'static, End>),
+    Open(Box<Open>),
+    /// The body has ended. A task of its own sees the guest return and makes the record safe, whether or not the
+    /// client still reads.
+    Ending(JoinHandle<End>),
     Done,
 }
 
-/// The body of a streamed response.
-pub struct Streaming {
-    state: State,
-    /// What was held back until it was clear that this is a stream.
-    begun: Option<Bytes>,
+struct Open {
+    invoked: Invoked,
     sent: u64,
     /// The length that the guest declared, which the client counts on.
     declared: Option<u64>,
@@ -37,60 +41,112 @@ pub struct Streaming {
     trailers: Option<HeaderMap>,
 }
 
+/// The body of a streamed response.
+pub struct Streaming {
+    state: Arc<Mutex<State>>,
+    /// What was held back until it was clear that this is a stream.
+    begun: Option<Bytes>,
+    watchdog: JoinHandle<()>,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // The state is replaced as a whole; a panic elsewhere leaves it usable.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Streaming {
     pub fn new(invoked: Invoked, begun: Bytes, takes_trailers: bool, declared: Option<u64>) -> Streaming {
         let begun = Some(begun).filter(|b| !b.is_empty());
-        let state = State::Open(Box::new(invoked));
-        Streaming { state, begun, sent: 0, declared, takes_trailers, trailers: None }
-    }
-
-    /// Counts a piece and lets it through, unless the response is over its limit.
-    fn pass(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let State::Open(invoked) = &mut self.state else { return Poll::Ready(None) };
-        self.sent += data.len() as u64;
-        invoked.bill.bytes_out = self.sent;
-        if self.sent > invoked.limits.response_body_bytes {
-            let ended = response_over_limit(&invoked.limits);
-            self.end(Some(ended));
-            return Poll::Pending;
-        }
-        Poll::Ready(Some(Ok(Frame::data(data))))
-    }
-
-    /// Goes over to the end: `broken` says why, where the host cuts the response.
-    fn end(&mut self, broken: Option<Ended>) {
-        let State::Open(invoked) = std::mem::replace(&mut self.state, State::Done) else { return };
-        let trailers = self.trailers.take();
-        let short = self.declared.is_some_and(|n| n != self.sent);
-        let end = end(*invoked, broken, short, trailers, self.takes_trailers);
-        self.state = State::Ending(Box::pin(end));
+        let deadline = invoked.run.deadline() + WATCHDOG_SLACK;
+        let open = Open { invoked, sent: 0, declared, takes_trailers, trailers: None };
+        let state = Arc::new(Mutex::new(State::Open(Box::new(open))));
+        let watched = state.clone();
+        let watchdog = tokio::spawn(async move {
+            tokio::time::sleep_until(deadline.into()).await;
+            lock(&watched).end(Some(Ended::wall_limit()));
+        });
+        Streaming { state, begun, watchdog }
     }
 }
 
-async fn end(
-    invoked: Invoked,
-    broken: Option<Ended>,
-    short: bool,
-    trailers: Option<HeaderMap>,
-    takes_trailers: bool,
-) -> End {
-    let Invoked { mut run, bill, held, .. } = invoked;
+impl Drop for Streaming {
+    /// Sent as a whole, or the client went away: then the guest ends here, and its bill is closed.
+    fn drop(&mut self) {
+        self.watchdog.abort();
+        let state = std::mem::replace(&mut *lock(&self.state), State::Done);
+        drop(state);
+    }
+}
+
+impl State {
+    /// Goes over to the end: `broken` says why, where the host cuts the response.
+    fn end(&mut self, broken: Option<Ended>) {
+        match std::mem::replace(self, State::Done) {
+            State::Open(open) => *self = State::Ending(tokio::spawn(end(*open, broken))),
+            other => *self = other,
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        loop {
+            match self {
+                State::Open(open) => match ready!(open.invoked.run.poll_frame(cx)) {
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) => match open.count(&data) {
+                            Ok(()) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                            Err(ended) => self.end(Some(ended)),
+                        },
+                        Err(frame) => open.trailers = frame.into_trailers().ok(),
+                    },
+                    Some(Err(())) => self.end(Some(broken_off(Ended::well()))),
+                    None => self.end(None),
+                },
+                State::Ending(task) => {
+                    let end = ready!(Pin::new(task).poll(cx));
+                    *self = State::Done;
+                    return Poll::Ready(match end {
+                        Ok(Ok(trailers)) => trailers.map(|t| Ok(Frame::trailers(t))),
+                        Ok(Err(broken)) => Some(Err(broken)),
+                        Err(_) => Some(Err(BrokenOff("the host failed".into()))),
+                    });
+                }
+                State::Done => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Open {
+    /// Counts a piece; an error says that the response is over its limit.
+    fn count(&mut self, data: &Bytes) -> Result<(), Ended> {
+        self.sent += data.len() as u64;
+        self.invoked.bill.bytes_out = self.sent;
+        if self.sent > self.invoked.limits.response_body_bytes {
+            return Err(response_over_limit(&self.invoked.limits));
+        }
+        Ok(())
+    }
+}
+
+async fn end(open: Open, broken: Option<Ended>) -> End {
+    let Open { invoked: Invoked { mut run, bill, held, .. }, sent, declared, takes_trailers, trailers } = open;
+    let short = declared.is_some_and(|n| n != sent);
     let ended_before = run.has_ended();
-    let ended = match broken {
+    let (ended, cut) = match broken {
         Some(ended) => {
             run.stop();
-            ended
+            (ended, true)
         }
         None => {
             let ended = run.ended().await;
-            if short { broken_off(ended) } else { ended }
+            (if short { broken_off(ended) } else { ended }, short)
         }
     };
     drop(run);
     drop(held);
     bill.meter.settled().await;
     // What went wrong after the body had ended is on the record; the client has its answer.
-    let whole = ended.outcome == Outcome::Ok || (!ended_before && !short && ended.outcome != Outcome::ResponseLimit);
+    let whole = !cut && (ended.outcome == Outcome::Ok || !ended_before);
     let (record, ack) = bill.close(ended.outcome);
     if !ack.await.unwrap_or(false) {
         return Err(BrokenOff("usage cannot be recorded".into()));
@@ -114,38 +170,14 @@ impl Body for Streaming {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        loop {
-            if let Some(begun) = self.begun.take()
-                && let Poll::Ready(frame) = self.pass(begun)
-            {
-                return Poll::Ready(frame);
-            }
-            match &mut self.state {
-                State::Open(invoked) => match ready!(invoked.run.poll_frame(cx)) {
-                    Some(Ok(frame)) => match frame.into_data() {
-                        Ok(data) => {
-                            if let Poll::Ready(frame) = self.pass(data) {
-                                return Poll::Ready(frame);
-                            }
-                        }
-                        Err(frame) => self.trailers = frame.into_trailers().ok(),
-                    },
-                    Some(Err(())) => {
-                        let detail = "the function broke its response off".into();
-                        self.end(Some(Ended { outcome: Outcome::GuestError, detail }));
-                    }
-                    None => self.end(None),
-                },
-                State::Ending(end) => {
-                    let end = ready!(end.as_mut().poll(cx));
-                    self.state = State::Done;
-                    return Poll::Ready(match end {
-                        Ok(trailers) => trailers.map(|t| Ok(Frame::trailers(t))),
-                        Err(broken) => Some(Err(broken)),
-                    });
-                }
-                State::Done => return Poll::Ready(None),
+        let begun = self.begun.take();
+        let mut state = lock(&self.state);
+        if let (Some(begun), State::Open(open)) = (begun, &mut *state) {
+            match open.count(&begun) {
+                Ok(()) => return Poll::Ready(Some(Ok(Frame::data(begun)))),
+                Err(ended) => state.end(Some(ended)),
             }
         }
+        state.poll_frame(cx)
     }
 }

@@ -23,6 +23,13 @@ fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016}.jsonl"))
 }
 
+/// A new segment, whose name is on the disk too.
+fn create(dir: &Path, number: u64) -> io::Result<File> {
+    let file = OpenOptions::new().create_new(true).append(true).open(path(dir, number))?;
+    File::open(dir)?.sync_all()?;
+    Ok(file)
+}
+
 impl Segments {
     /// Opens the directory with a new segment and gives back what earlier ones hold, with their numbers.
     ///
@@ -50,7 +57,7 @@ impl Segments {
             unposted.insert(number, (records.len() - before) as u64);
         }
         let current = found.last().map_or(0, |n| n + 1);
-        let file = OpenOptions::new().create_new(true).append(true).open(path(dir, current))?;
+        let file = create(dir, current)?;
         unposted.insert(current, 0);
         let mut segments = Segments { dir: dir.into(), current, file, len: 0, unposted };
         segments.collect();
@@ -76,7 +83,7 @@ impl Segments {
 
     fn rotate(&mut self) -> io::Result<()> {
         let next = self.current + 1;
-        self.file = OpenOptions::new().create_new(true).append(true).open(path(&self.dir, next))?;
+        self.file = create(&self.dir, next)?;
         self.current = next;
         self.len = 0;
         self.unposted.insert(next, 0);
