@@ -13,7 +13,7 @@ pub struct Args {
     /// Write the package as one file, to upload it later or elsewhere
     #[arg(long, short, value_name = "FILE.vesta")]
     output: Option<PathBuf>,
-    /// Take the component as it is, without running cargo
+    /// Take the component that is there, without running cargo
     #[arg(long)]
     no_build: bool,
 }

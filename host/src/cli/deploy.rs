@@ -25,7 +25,7 @@ pub struct Args {
     /// The alias that moves to the new version
     #[arg(long, default_value = LIVE)]
     alias: AliasName,
-    /// Take the component as it is, without running cargo
+    /// Take the component that is there, without running cargo
     #[arg(long)]
     no_build: bool,
     #[command(flatten)]

@@ -16,7 +16,7 @@ use vesta_core::manifest::{BlobRef, ManifestError};
 /// How [`build`] works.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BuildOptions {
-    /// Take the component as it is, without running cargo.
+    /// Take the component that is there, without running cargo.
     pub no_cargo: bool,
     /// Let cargo tell of errors and warnings only.
     pub quiet: bool,
@@ -75,10 +75,13 @@ fn component_path(dir: &Path, file: &ManifestFile, options: &BuildOptions) -> Re
     match (&file.component, made) {
         (Some(path), _) => Ok(find_file(dir, path).map_err(|e| file.component_error(e))?),
         (None, Some(made)) => Ok(cargo::only(made)?),
-        (None, None) => {
-            let why = if crate_here { "cargo was not to run" } else { "no Cargo.toml to build one from" };
-            Err(BuildError::NoComponent { dir: dir.to_path_buf(), why })
-        }
+        (None, None) => cargo::built_before(dir).ok_or_else(|| {
+            let why = match crate_here {
+                true => "cargo has built none here, and was not to run",
+                false => "no Cargo.toml to build one from",
+            };
+            BuildError::NoComponent { dir: dir.to_path_buf(), why }
+        }),
     }
 }
 
@@ -156,6 +159,21 @@ mod tests {
         assert!(core.contains("vesta.toml:2: component: a.wasm: a core"), "{core}");
         assert!(with(b"hello").expect_err("refused").contains("not a WebAssembly component"));
         assert!(with(b"").expect_err("refused").contains("not a WebAssembly component"));
+    }
+
+    #[test]
+    fn without_cargo_what_it_built_before_is_found_in_the_workspaces_target_folder() {
+        let workspace = folder("", &[("Cargo.toml", b"[workspace]")]);
+        let dir = workspace.path().join("a");
+        let release = workspace.path().join("target/wasm32-wasip2/release");
+        fs::create_dir_all(&dir).and_then(|()| fs::create_dir_all(&release)).expect("folders");
+        fs::write(dir.join("Cargo.toml"), "[package]\nname = \"my-fn\"").expect("written");
+        fs::write(dir.join("vesta.toml"), "name = \"a\"").expect("written");
+        let options = BuildOptions { no_cargo: true, quiet: true };
+        let refused = build(&dir, &options).expect_err("nothing was built").to_string();
+        assert!(refused.contains("cargo has built none here"), "{refused}");
+        fs::write(release.join("my_fn.wasm"), COMPONENT).expect("written");
+        assert_eq!(build(&dir, &options).expect("built").manifest.component.size, 8);
     }
 
     #[test]

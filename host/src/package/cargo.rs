@@ -56,6 +56,21 @@ pub fn only(mut made: Vec<PathBuf>) -> Result<PathBuf, CargoError> {
     }
 }
 
+/// The component that cargo built before, for when it is not to run: in `$CARGO_TARGET_DIR`, or in the
+/// target folder of the crate or of a workspace around it.
+pub fn built_before(dir: &Path) -> Option<PathBuf> {
+    let cargo_toml: toml::Table = std::fs::read_to_string(dir.join("Cargo.toml")).ok()?.parse().ok()?;
+    let name_in = |table: &str| cargo_toml.get(table)?.get("name")?.as_str();
+    let package = name_in("package")?;
+    let library = name_in("lib").map_or_else(|| package.replace('-', "_"), str::to_string);
+    let dir = dir.canonicalize().ok()?;
+    let own = std::env::var_os("CARGO_TARGET_DIR").map(|target| dir.join(target));
+    let around = dir.ancestors().filter(|d| d.join("Cargo.toml").is_file()).map(|d| d.join("target"));
+    let release = own.into_iter().chain(around).map(|target| target.join(TARGET).join("release"));
+    let names = [format!("{library}.wasm"), format!("{package}.wasm")];
+    release.flat_map(|d| names.each_ref().map(|n| d.join(n))).find(|file| file.is_file())
+}
+
 /// The .wasm files of one line of cargo's JSON messages, if it tells of an artifact of the crate itself.
 fn wasm_files(line: &str, manifest: &Path) -> Vec<PathBuf> {
     let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { return Vec::new() };
