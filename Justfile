@@ -10,7 +10,7 @@ test *args:
 
 # Ratios against references measured in the same run, into target/bench/report.json
 bench *args:
-    cargo bench -p vesta-tests {{args}}
+    cargo bench --profile dev --bench ratios -- {{args}}
 
 # Licences, banned dependencies and security advisories (needs cargo-deny and the advisory database)
 audit:

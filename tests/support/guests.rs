@@ -23,7 +23,7 @@ pub fn vesta() -> &'static Path {
         // `cargo test -p vesta-tests` alone does not build another package's binary.
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "-p", "vesta", "--bin", "vesta"]).current_dir(root());
+        build.args(["build", "--bin", "vesta"]).current_dir(root());
         let status = build.status().expect("run cargo");
         assert!(status.success(), "cargo build -p vesta failed");
         let built = target.join("debug/vesta");

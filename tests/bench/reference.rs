@@ -1,0 +1,133 @@
+//! What Vesta is compared with, each in a process of its own.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+use vesta_core::manifest::Encoding;
+use vesta_nn::{Backend, ModelLimits, Rten, Tensor, TensorType};
+use vesta_tests::load;
+
+/// Runs one of the references; its answer goes to standard output.
+pub fn run(role: &str, arguments: &[String]) {
+    match role {
+        "reference-hyper" => bare_hyper(),
+        "reference-cold" => {
+            let begun = Instant::now();
+            run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), 1);
+            println!("{}", begun.elapsed().as_nanos());
+        }
+        "reference-loop" => {
+            let n = arguments[2].parse().expect("a number of runs");
+            println!("{}", run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), n));
+        }
+        other => panic!("no reference {other}"),
+    }
+}
+
+/// Starts a reference process.
+pub fn start(role: &str, arguments: &[&str]) -> Child {
+    let program = std::env::current_exe().expect("the path of this program");
+    let mut command = Command::new(program);
+    command.arg(role).args(arguments).stdout(Stdio::piped());
+    command.spawn().expect("start the reference")
+}
+
+/// The number that a reference process answers.
+pub fn ask(role: &str, arguments: &[&str]) -> f64 {
+    let out = start(role, arguments).wait_with_output().expect("the reference ends");
+    assert!(out.status.success(), "{role} failed");
+    String::from_utf8_lossy(&out.stdout).trim().parse().expect("the reference answers a number")
+}
+
+/// A hyper server that answers what `hello` answers; prints its port.
+fn bare_hyper() {
+    load::runtime().block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        println!("{}", listener.local_addr().expect("an address").port());
+        loop {
+            let (stream, _) = listener.accept().await.expect("accept");
+            stream.set_nodelay(true).expect("nodelay");
+            let answer = service_fn(async |_request| {
+                let response = http::Response::builder().header("content-type", "text/plain; charset=utf-8");
+                response.body(Full::new(Bytes::from_static(b"Hello, world!")))
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer),
+            );
+        }
+    });
+}
+
+/// Maps a prepared MiniLM, runs it `n` times over one text and gives the CPU nanoseconds of all runs.
+fn run_model(dir: &Path, tokens: &[i64], n: usize) -> u64 {
+    let graph = Rten.load(dir).expect("the prepared model loads");
+    let row = |value: &dyn Fn(i64) -> i64| Tensor {
+        ty: TensorType::I64,
+        shape: vec![1, tokens.len() as u32],
+        data: tokens.iter().flat_map(|t| value(*t).to_le_bytes()).collect(),
+    };
+    let mut cpu_ns = 0;
+    for _ in 0..n {
+        let inputs = vec![
+            ("input_ids".to_string(), row(&|t| t)),
+            ("attention_mask".to_string(), row(&|_| 1)),
+            ("token_type_ids".to_string(), row(&|_| 0)),
+        ];
+        cpu_ns += graph.run(inputs).expect("the model runs").cpu_ns;
+    }
+    cpu_ns
+}
+
+fn tokens(text: &str) -> Vec<i64> {
+    text.split(',').map(|t| t.parse().expect("a token")).collect()
+}
+
+/// A text with its tokens, of about 64 tokens, and MiniLM as Vesta prepares it.
+pub struct MiniLm {
+    pub text: String,
+    pub tokens: String,
+    pub prepared: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl MiniLm {
+    /// None where the model is not on this machine.
+    pub fn find() -> Option<MiniLm> {
+        let source = vesta_tests::in_root("examples/text-embed/models/minilm.onnx");
+        if !source.exists() {
+            vesta_tests::skip("text-embed's model is missing: run examples/fetch-models");
+            return None;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let prepared = dir.path().join("prepared");
+        std::fs::create_dir(&prepared).expect("create");
+        vesta_nn::prepare(&source, Encoding::Onnx, &prepared, &ModelLimits::default()).expect("prepares");
+        let reference = std::fs::read_to_string(vesta_tests::in_root("examples/text-embed/reference.json"));
+        let reference: serde_json::Value =
+            serde_json::from_str(&reference.expect("reference.json")).expect("reference.json is JSON");
+        let cases = reference["cases"].as_array().expect("cases");
+        let distance = |case: &&serde_json::Value| case["tokens"].as_array().map_or(0, Vec::len).abs_diff(64);
+        let case = cases.iter().min_by_key(distance).expect("a case");
+        let tokens: Vec<String> =
+            case["tokens"].as_array().expect("tokens").iter().map(|t| t.to_string()).collect();
+        println!("MiniLM over a text of {} tokens", tokens.len());
+        Some(MiniLm {
+            text: case["text"].as_str().expect("a text").to_string(),
+            tokens: tokens.join(","),
+            prepared,
+            _dir: dir,
+        })
+    }
+
+    pub fn body(&self) -> Vec<u8> {
+        serde_json::json!({ "texts": [self.text] }).to_string().into_bytes()
+    }
+
+    pub fn prepared(&self) -> &str {
+        self.prepared.to_str().expect("a plain path")
+    }
+}
