@@ -35,8 +35,7 @@ fn a_public_function_answers_to_anyone() {
 #[test]
 fn a_function_that_does_not_exist_is_a_404_for_those_who_may_know() {
     let host = Host::shared();
-    let reply = host.invoke("never-deployed", "/").expect(404);
-    assert!(reply.detail().contains("never-deployed"), "{}", reply.text());
+    host.invoke("never-deployed", "/").expect_problem(404, "not-found");
     host.data().get("/fn/no-tenant/hello/").expect(404);
     for odd in ["/", "/fn", "/fn/default", "/fn//x/", "/fn/default/UPPER/", "/fn/default/a@@/", "/other"] {
         host.data().get(odd).expect(404);

@@ -59,3 +59,20 @@ fn a_refused_deploy_leaves_the_live_version_alone() {
     let seen = host.control().get("/api/v1/functions/survivor").expect(200).json();
     assert_eq!(seen["live"], 1, "{seen}");
 }
+
+#[test]
+fn the_handwritten_components_are_sound_but_for_what_they_try() {
+    let engine = wasmtime::Engine::default();
+    for text in [
+        wat::handler(wat::SILENT),
+        wat::handler(wat::TABLE_BOMB),
+        wat::handler(wat::HUGE_MEMORY),
+        wat::handler(wat::HUGE_TABLE),
+        wat::many_instances(100),
+        wat::FOREIGN_IMPORT.into(),
+        wat::NO_HANDLER.into(),
+    ] {
+        let bytes = ::wat::parse_str(&text).unwrap_or_else(|e| panic!("{e}"));
+        wasmtime::component::Component::new(&engine, &bytes).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
+    }
+}
