@@ -145,5 +145,18 @@ fn a_data_directory_of_another_format_or_in_use_is_refused() {
     serve(&["in use"]);
     host.kill_9();
     std::fs::write(host.data_dir().join("VERSION"), "99\n").expect("write VERSION");
-    serve(&["99", "VERSION"]);
+    serve(&["99", "format"]);
+}
+
+#[test]
+fn a_models_signature_is_shown() {
+    let host = Host::shared();
+    let digits =
+        vesta_tests::guests::model("digits/models/digits.onnx").expect("digits.onnx is in the repository");
+    version("signature", "x").model("reader", &digits).deploy(&host.control());
+    let seen = host.control().get("/api/v1/functions/signature/versions/1").expect(200).json();
+    let model = &seen["models"][0];
+    assert_eq!(model["name"], "reader", "{seen}");
+    assert_eq!(model["inputs"], json!([{ "name": "image", "shape": [null, 64], "type": "f32" }]), "{seen}");
+    assert_eq!(model["outputs"][0]["name"], "probabilities", "{seen}");
 }
