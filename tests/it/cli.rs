@@ -10,7 +10,7 @@ fn a_function_lives_its_life_by_command() {
     let cli = Cli::of(&host, host.tenant_key());
     let hello = guests::example("hello").dir.display().to_string();
 
-    let text = cli.run(&["deploy", &hello, "--no-build"]).ok();
+    let text = cli.run(&["deploy", &hello]).ok();
     assert!(text.stdout.contains("hello") && text.stdout.contains("/fn/default/hello"), "{}", text.stdout);
     let second = cli.run(&["deploy", &hello, "--no-build", "--json"]).ok().json();
     assert_eq!(second["version"], 2, "{second}");
@@ -87,7 +87,7 @@ fn an_operator_makes_tenants_and_acts_for_them() {
     let key = made["key"].as_str().expect("the tenant's key");
     let acme = Cli::of(&host, key);
     let hello = guests::example("hello").dir.display().to_string();
-    acme.run(&["deploy", &hello, "--no-build"]).ok();
+    acme.run(&["deploy", &hello]).ok();
     let seen = operator.run(&["list", "--tenant", "acme", "--json"]).ok().json();
     assert_eq!(seen["functions"][0]["name"], "hello");
     assert_eq!(operator.run(&["list", "--json"]).ok().json()["functions"], serde_json::json!([]));

@@ -40,7 +40,10 @@ fn ten_cycles(host: &Host, function: &str, invoke: impl Fn() -> vesta_tests::Rep
         println!("{function}, cycle {cycle}: {} ms", line.join(", "));
         assert!(phase("cold") > 0.0 && phase("cold-code") > 0.0 && phase("cold-model") > 0.0, "{reply:?}");
         let (code, models) = mapped(host);
-        assert!(!code.is_empty() && models.iter().any(|m| m.ends_with("weights.bin")), "{code:?} {models:?}");
+        assert!(
+            !code.is_empty() && models.iter().any(|m| m.ends_with("weights.data")),
+            "{code:?} {models:?}"
+        );
         let record = host.record(&reply.invocation());
         assert_eq!(record["cold"], true, "{record}");
         assert!(record["cold_start_cpu_ns"].as_u64() > Some(0), "{record}");
@@ -137,9 +140,9 @@ fn one_model_is_mapped_once_for_all_who_use_it() {
         host.invoke(name, "/infer?model=digits&input=x&shape=1&bytes=4").expect(200);
     }
     let (_, models) = mapped(&host);
-    let weights: HashSet<_> = models.iter().filter(|m| m.ends_with("weights.bin")).collect();
+    let weights: HashSet<_> = models.iter().filter(|m| m.ends_with("weights.data")).collect();
     assert_eq!(weights.len(), 1, "{models:?}");
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", host.process().id())).expect("maps");
-    let count = maps.lines().filter(|l| l.ends_with("weights.bin")).count();
+    let count = maps.lines().filter(|l| l.ends_with("weights.data")).count();
     assert_eq!(count, 1, "mapped once: {maps}");
 }

@@ -90,6 +90,14 @@ pub(crate) fn isolate(command: &mut Command, dir: &Path) {
     ] {
         command.env_remove(name);
     }
+    // The command may run cargo, which has its own homes below the user's.
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    for (name, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+        command.env(name, std::env::var_os(name).map_or(home.join(below), PathBuf::from));
+    }
+    for name in ["CARGO_BUILD_BUILD_DIR", "CARGO_TARGET_DIR", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS"] {
+        command.env_remove(name);
+    }
     command.env("HOME", dir).env("XDG_CONFIG_HOME", dir.join("config")).env("NO_COLOR", "1");
 }
 

@@ -12,7 +12,8 @@ pub struct Process {
 /// CPU time of a process and of each of its threads at one moment.
 #[derive(Debug, Clone)]
 pub struct CpuMark {
-    threads: BTreeMap<u32, Duration>,
+    /// By thread id: its name and its time.
+    threads: BTreeMap<u32, (String, Duration)>,
     /// Of all threads that ever ran, in steps of 10 ms.
     whole: Duration,
 }
@@ -76,7 +77,8 @@ impl Process {
             let id = task.file_name().to_string_lossy().parse::<u32>();
             let ns = stat.split(' ').next().and_then(|n| n.parse().ok());
             if let (Ok(id), Some(ns)) = (id, ns) {
-                threads.insert(id, Duration::from_nanos(ns));
+                let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+                threads.insert(id, (name.trim_end().to_string(), Duration::from_nanos(ns)));
             }
         }
         CpuMark { threads, whole: self.cpu_whole() }
@@ -103,9 +105,15 @@ impl CpuMark {
         if !earlier.threads.keys().all(|id| self.threads.contains_key(id)) {
             return whole;
         }
-        let of = |id| earlier.threads.get(id).copied().unwrap_or_default();
-        let fine: Duration = self.threads.iter().map(|(id, t)| t.saturating_sub(of(id))).sum();
+        let fine = self.of_threads(earlier, "");
         // A thread that began and ended in between shows only in the total.
         fine.max(whole.saturating_sub(STEPS))
+    }
+
+    /// CPU time since an earlier mark of the threads whose name begins with `name`, as far as they still live.
+    pub fn of_threads(&self, earlier: &CpuMark, name: &str) -> Duration {
+        let before = |id| earlier.threads.get(id).map_or(Duration::ZERO, |(_, time)| *time);
+        let named = self.threads.iter().filter(|(_, (n, _))| n.starts_with(name));
+        named.map(|(id, (_, time))| time.saturating_sub(before(id))).sum()
     }
 }
