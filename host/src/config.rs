@@ -17,6 +17,8 @@ pub struct HostConfig {
     pub listen: SocketAddr,
     /// Address of the control API, of health and of metrics.
     pub control: SocketAddr,
+    /// Where clients reach invocations, if not at `listen`: behind a balancer, or by a name. No `/` at its end.
+    pub public_url: Option<String>,
     /// Invocations are also routed by host name: `{function}.{tenant}.{domain}`.
     pub domain: String,
     pub tls: Option<Tls>,
@@ -61,6 +63,7 @@ impl Default for HostConfig {
             data: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             control: SocketAddr::from(([127, 0, 0, 1], 7071)),
+            public_url: None,
             domain: "localhost".into(),
             tls: None,
             instances_max: 1_000,
@@ -111,6 +114,8 @@ pub enum ConfigError {
     Price(#[from] PriceError),
     #[error("{field} = {value} is out of bounds: {min} to {max}")]
     Bound { field: &'static str, value: u64, min: u64, max: u64 },
+    #[error("public_url: {0:?} must be like https://functions.example.org, without '/' at its end")]
+    PublicUrl(String),
     #[error("there is no data directory: give --data, or set HOME")]
     NoDataDirectory,
 }
@@ -132,8 +137,19 @@ impl HostConfig {
 
     fn check(&self) -> Result<(), ConfigError> {
         let bound = |field, value: u64, min, max| {
-            if (min..=max).contains(&value) { Ok(()) } else { Err(ConfigError::Bound { field, value, min, max }) }
+            if (min..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(ConfigError::Bound { field, value, min, max })
+            }
         };
+        if let Some(url) = &self.public_url {
+            let sound =
+                url.parse::<http::Uri>().is_ok_and(|u| u.scheme().is_some() && u.authority().is_some());
+            if !sound || url.ends_with('/') {
+                return Err(ConfigError::PublicUrl(url.clone()));
+            }
+        }
         // Each instance reserves address space; 10,000 of 4 GiB worked and 30,000 did not (FACTS).
         bound("instances_max", self.instances_max.into(), 1, 5_000)?;
         bound("connections_max", self.connections_max as u64, 1, 1_000_000)?;
@@ -154,7 +170,8 @@ impl HostConfig {
         match &self.data {
             Some(dir) => Ok(dir.clone()),
             None => {
-                let dirs = directories::ProjectDirs::from("", "", "vesta").ok_or(ConfigError::NoDataDirectory)?;
+                let dirs =
+                    directories::ProjectDirs::from("", "", "vesta").ok_or(ConfigError::NoDataDirectory)?;
                 Ok(dirs.data_dir().to_path_buf())
             }
         }
@@ -185,7 +202,8 @@ mod tests {
         assert_eq!(config.domain, "example.org");
         assert_eq!(config.prices.request, "0.1");
         assert_eq!(config.listen.port(), 7070);
-        let args = ServeArgs { listen: Some("127.0.0.1:1".parse().expect("address")), ..ServeArgs::default() };
+        let args =
+            ServeArgs { listen: Some("127.0.0.1:1".parse().expect("address")), ..ServeArgs::default() };
         assert_eq!(HostConfig::load(&args).expect("valid").0.listen.port(), 1);
     }
 
@@ -199,6 +217,7 @@ mod tests {
             ("[prepare]\ncpu_seconds = 0", "prepare.cpu_seconds"),
             ("[prepare]\nsurprise = 0", "surprise"),
             ("package_bytes_max = 0", "package_bytes_max"),
+            ("public_url = \"example.org\"", "public_url"),
         ] {
             let message = load(text).expect_err("refused").to_string();
             assert!(message.contains(key), "{message}");

@@ -5,8 +5,8 @@ mod ops;
 
 pub use crate::config::ServeArgs;
 
-use crate::artifact::deploy::{DeployLimits, Deployments};
 use crate::artifact::Artifacts;
+use crate::artifact::deploy::{DeployLimits, Deployments};
 use crate::config::{HostConfig, Tls};
 use crate::control::{self, ControlState};
 use crate::db::Db;
@@ -14,7 +14,7 @@ use crate::ingress::{Ingress, Served, Serving, serve};
 use crate::ledger::Ledger;
 use crate::lifecycle::{Activator, EnginePreparer, Lifecycle, follow_registry, reap};
 use crate::metering::{Journal, Post, PostError, run_poster};
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryEvent};
 use crate::telemetry::logs::LogStore;
 use crate::telemetry::metrics::Metrics;
 use crate::tenancy::{FirstKeys, Tenancy};
@@ -25,6 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -79,7 +80,8 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let preparer = EnginePreparer::new(engine.clone(), artifacts.clone());
     let limits = DeployLimits { package_bytes_max: config.package_bytes_max, ..DeployLimits::default() };
     let deployments =
-        Deployments::open(db.clone(), artifacts, registry.clone(), preparer.clone(), clock.clone(), limits).await?;
+        Deployments::open(db.clone(), artifacts, registry.clone(), preparer.clone(), clock.clone(), limits)
+            .await?;
     let activator = Activator::new(Lifecycle {
         runtime: engine.clone(),
         preparer,
@@ -106,11 +108,14 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         tls: tls.is_some(),
     });
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let urls = Urls { invoke: format!("{scheme}://{listen}"), control: format!("{scheme}://{control}") };
+    let urls = Urls {
+        invoke: config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{listen}")),
+        control: format!("{scheme}://{control}"),
+    };
     let (stop, stopping) = watch::channel(false);
     let drain = CancellationToken::new();
     let ops = ops::Ops {
-        metrics,
+        metrics: metrics.clone(),
         activator: activator.clone(),
         journal: journal.clone(),
         stopping: stopping.clone(),
@@ -129,6 +134,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     });
     let api = ControlService(api.merge(ops::router(ops)));
 
+    tokio::spawn(forget_deleted(registry.clone(), metrics));
     tokio::spawn(reap(activator.clone(), registry.clone()));
     tokio::spawn(follow_registry(activator, registry));
     tokio::spawn(housekeeping(config.clone(), clock, deployments, ledger, logs.clone()));
@@ -228,7 +234,13 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_extension("new");
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?.write_all(text.as_bytes())?;
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?
+        .write_all(text.as_bytes())?;
     std::fs::rename(temporary, path)
 }
 
@@ -237,6 +249,22 @@ async fn stop_signal() -> Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
     Ok(())
+}
+
+/// Drops the metrics of functions that are deleted, for as long as the host runs.
+async fn forget_deleted(registry: Arc<Registry>, metrics: Arc<Metrics>) {
+    let mut events = registry.subscribe();
+    loop {
+        match events.recv().await {
+            Ok(RegistryEvent::VersionRemoved { tenant, function, .. }) => {
+                if registry.get(&tenant, function.as_str()).is_err() {
+                    metrics.forget(&tenant, &function);
+                }
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
 }
 
 /// Removes what is past its retention, for as long as the host runs.
@@ -256,7 +284,10 @@ async fn housekeeping(
                 tracing::error!(%error, "housekeeping of {what} failed");
             }
         };
-        told("usage records", ledger.prune(now - days(config.usage_retention_days)).await.map_err(|e| e.to_string()));
+        told(
+            "usage records",
+            ledger.prune(now - days(config.usage_retention_days)).await.map_err(|e| e.to_string()),
+        );
         told("logs", logs.prune(now - days(config.log_retention_days)).await.map_err(|e| e.to_string()));
         told("blobs", deployments.collect().await.map(|n| n as u64).map_err(|e| e.to_string()));
     }

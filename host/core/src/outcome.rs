@@ -11,6 +11,9 @@ macro_rules! outcomes {
         pub enum Outcome { $($(#[$doc])* $variant),+ }
 
         impl Outcome {
+            /// All of them.
+            pub const ALL: &[Outcome] = &[$(Self::$variant),+];
+
             /// The name used in records, metrics and the API.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }

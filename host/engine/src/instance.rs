@@ -313,9 +313,7 @@ impl Run {
         let Some(guest) = &mut self.guest else { return };
         let ended = match self.meter.poll(guest.as_mut(), cx) {
             Poll::Ready(result) => classify(result, &self.meter),
-            Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => {
-                Ended::wall_limit()
-            }
+            Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => Ended::wall_limit(),
             Poll::Pending => return,
         };
         self.ended = Some(ended);

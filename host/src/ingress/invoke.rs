@@ -126,7 +126,9 @@ fn identify(ingress: &Ingress, headers: &HeaderMap) -> Result<Option<Arc<Identit
 
 fn is_vesta_key(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
-    bytes.len() > 10 && bytes[..7].eq_ignore_ascii_case(b"bearer ") && bytes[7..].trim_ascii_start().starts_with(b"vk_")
+    bytes.len() > 10
+        && bytes[..7].eq_ignore_ascii_case(b"bearer ")
+        && bytes[7..].trim_ascii_start().starts_with(b"vk_")
 }
 
 fn host(parts: &request::Parts) -> Option<&str> {

@@ -27,7 +27,9 @@ const RESETS_MAX: usize = 64;
 
 /// What a listener answers with.
 pub trait Served: Clone + Send + Sync + 'static {
-    type Body: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Send + 'static;
+    type Body: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>
+        + Send
+        + 'static;
     fn serve(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
@@ -82,7 +84,10 @@ pub async fn serve<S: Served>(mut serving: Serving, service: S) {
     }
     drop(serving.listener);
     if tokio::time::timeout(serving.grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!(seconds = serving.grace.as_secs(), "requests still run after the grace; they are cut off");
+        tracing::warn!(
+            seconds = serving.grace.as_secs(),
+            "requests still run after the grace; they are cut off"
+        );
     }
 }
 

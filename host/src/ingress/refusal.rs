@@ -49,7 +49,8 @@ impl Refusal {
     }
 
     pub fn body_too_large(max: u64) -> Self {
-        let detail = format!("the request's body is over the function's limit of {max} bytes (limits.request_body)");
+        let detail =
+            format!("the request's body is over the function's limit of {max} bytes (limits.request_body)");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
     }
 
@@ -93,7 +94,9 @@ impl From<&Ended> for Refusal {
             Outcome::GuestError if ended.detail.contains("without sending") => {
                 (StatusCode::BAD_GATEWAY, "no-response")
             }
-            Outcome::Ok | Outcome::GuestError | Outcome::ClientGone => (StatusCode::BAD_GATEWAY, "guest-error"),
+            Outcome::Ok | Outcome::GuestError | Outcome::ClientGone => {
+                (StatusCode::BAD_GATEWAY, "guest-error")
+            }
         };
         Refusal::new(status, code, ended.detail.clone())
     }

@@ -67,7 +67,11 @@ pub async fn respond(mut invoked: Invoked, client: Client) -> Response<Body> {
     if let Some(ended) = begun.broken {
         return invoked.fail(ended).await;
     }
-    if begun.whole { whole(invoked, head, begun).await } else { stream(invoked, head, begun.data.freeze(), client) }
+    if begun.whole {
+        whole(invoked, head, begun).await
+    } else {
+        stream(invoked, head, begun.data.freeze(), client)
+    }
 }
 
 impl Invoked {

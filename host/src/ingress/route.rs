@@ -64,7 +64,12 @@ mod tests {
         Some((t.tenant, t.function, t.selector, t.path))
     }
 
-    fn to(tenant: &str, function: &str, selector: Option<&str>, path: &str) -> Option<(String, String, Option<String>, String)> {
+    fn to(
+        tenant: &str,
+        function: &str,
+        selector: Option<&str>,
+        path: &str,
+    ) -> Option<(String, String, Option<String>, String)> {
         Some((tenant.into(), function.into(), selector.map(Into::into), path.into()))
     }
 
@@ -83,7 +88,13 @@ mod tests {
     fn a_host_name_names_function_and_tenant() {
         assert_eq!(route("/p?q=1", Some("hello.acme.example.org:8080")), to("acme", "hello", None, "/p?q=1"));
         assert_eq!(route("/", Some("Hello.Acme.EXAMPLE.org")), to("acme", "hello", None, "/"));
-        for nothing in ["example.org", "acme.example.org", "a.b.c.example.org", "hello.acme.example.com", ".x.example.org"] {
+        for nothing in [
+            "example.org",
+            "acme.example.org",
+            "a.b.c.example.org",
+            "hello.acme.example.com",
+            ".x.example.org",
+        ] {
             assert_eq!(route("/", Some(nothing)), None, "{nothing}");
         }
     }

@@ -129,7 +129,8 @@ impl Open {
 }
 
 async fn end(open: Open, broken: Option<Ended>) -> End {
-    let Open { invoked: Invoked { mut run, bill, held, .. }, sent, declared, takes_trailers, trailers } = open;
+    let Open { invoked: Invoked { mut run, bill, held, .. }, sent, declared, takes_trailers, trailers } =
+        open;
     let short = declared.is_some_and(|n| n != sent);
     let ended_before = run.has_ended();
     let (ended, cut) = match broken {

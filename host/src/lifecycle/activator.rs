@@ -102,7 +102,12 @@ impl Activator {
         Warm { loaded: loaded.clone(), running, idle_since, cold_start_cpu }
     }
 
-    async fn start(self: Arc<Self>, entry: Arc<Entry>, meter: Arc<Meter>, started: watch::Sender<Option<Started>>) {
+    async fn start(
+        self: Arc<Self>,
+        entry: Arc<Entry>,
+        meter: Arc<Meter>,
+        started: watch::Sender<Option<Started>>,
+    ) {
         let begun = std::time::Instant::now();
         let result = self.load(&entry.version.manifest).await;
         let result = result.map(|(loaded, report)| {

@@ -120,7 +120,12 @@ fn write_until_closed(shared: &Shared, durable: bool) {
     shared.backlog_grew.notify_one();
 }
 
-fn write(shared: &Shared, entries: Vec<(UsageRecord, oneshot::Sender<bool>)>, lines: &mut Vec<u8>, durable: bool) {
+fn write(
+    shared: &Shared,
+    entries: Vec<(UsageRecord, oneshot::Sender<bool>)>,
+    lines: &mut Vec<u8>,
+    durable: bool,
+) {
     lines.clear();
     for (record, _) in &entries {
         // Plain numbers and strings: encoding into memory cannot fail.

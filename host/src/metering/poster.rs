@@ -131,7 +131,8 @@ mod tests {
             // No poster and no close: as after kill -9.
         }
         // A line that was being written when the process died.
-        let segment = std::fs::read_dir(dir.path()).expect("dir").next().expect("a file").expect("entry").path();
+        let segment =
+            std::fs::read_dir(dir.path()).expect("dir").next().expect("a file").expect("entry").path();
         let mut text = std::fs::read(&segment).expect("read");
         text.extend_from_slice(b"{\"id\":\"01AR");
         std::fs::write(&segment, text).expect("write");

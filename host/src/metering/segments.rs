@@ -66,7 +66,8 @@ impl Segments {
 
     /// Appends lines of `records` records and returns the segment's number. After an error nothing of them is left.
     pub fn append(&mut self, lines: &[u8], records: u64, durable: bool) -> io::Result<u64> {
-        let written = self.file.write_all(lines).and_then(|()| if durable { self.file.sync_data() } else { Ok(()) });
+        let written =
+            self.file.write_all(lines).and_then(|()| if durable { self.file.sync_data() } else { Ok(()) });
         if let Err(e) = written {
             // A torn line must not stand before later ones.
             self.file.set_len(self.len)?;

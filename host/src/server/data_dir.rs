@@ -48,7 +48,8 @@ impl DataDir {
     /// A key for one purpose, derived from the secret.
     pub fn key(&self, purpose: &str) -> [u8; 32] {
         use hmac::{Hmac, KeyInit, Mac};
-        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&self.secret).expect("HMAC takes a key of any length");
+        let mut mac =
+            Hmac::<sha2::Sha256>::new_from_slice(&self.secret).expect("HMAC takes a key of any length");
         mac.update(purpose.as_bytes());
         mac.finalize().into_bytes().into()
     }
@@ -65,7 +66,9 @@ fn check_format(dir: &Path) -> Result<(), DataDirError> {
     let io = |source| DataDirError::Io { path: path.clone(), source };
     match fs::read_to_string(&path) {
         Ok(found) if found.trim() == FORMAT => Ok(()),
-        Ok(found) => Err(DataDirError::Format { path: dir.into(), found: found.trim().chars().take(20).collect() }),
+        Ok(found) => {
+            Err(DataDirError::Format { path: dir.into(), found: found.trim().chars().take(20).collect() })
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => fs::write(&path, FORMAT).map_err(io),
         Err(e) => Err(io(e)),
     }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
-use vesta_core::UsageRecord;
+use vesta_core::{FunctionName, Outcome, TenantName, UsageRecord};
 
 /// One function of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,13 +80,28 @@ impl Metrics {
     pub fn record(&self, r: &UsageRecord) {
         let labels = FunctionLabels { tenant: r.tenant.to_string(), function: r.function.to_string() };
         let FunctionLabels { tenant, function } = labels.clone();
-        self.invocations.get_or_create(&OutcomeLabels { tenant, function, outcome: r.outcome.as_str() }).inc();
+        self.invocations
+            .get_or_create(&OutcomeLabels { tenant, function, outcome: r.outcome.as_str() })
+            .inc();
         self.duration.get_or_create(&labels).observe(r.phases.total_ns as f64 / 1e9);
         self.billed.get_or_create(&labels).inc_by(r.quantities.billed_cpu_ns() as f64 / 1e9);
         if r.cold {
             self.cold_starts.get_or_create(&labels).inc();
             self.init_duration.get_or_create(&labels).observe(r.phases.cold_ns as f64 / 1e9);
         }
+    }
+
+    /// Drops what is kept of a function that was deleted, so that names which come and go do not add up.
+    pub fn forget(&self, tenant: &TenantName, function: &FunctionName) {
+        let labels = FunctionLabels { tenant: tenant.to_string(), function: function.to_string() };
+        for outcome in Outcome::ALL {
+            let FunctionLabels { tenant, function } = labels.clone();
+            self.invocations.remove(&OutcomeLabels { tenant, function, outcome: outcome.as_str() });
+        }
+        self.cold_starts.remove(&labels);
+        self.duration.remove(&labels);
+        self.init_duration.remove(&labels);
+        self.billed.remove(&labels);
     }
 
     /// Everything in the text format of Prometheus.
@@ -98,13 +113,21 @@ impl Metrics {
         };
         counter("vesta_process_cpu", "CPU time of the process by the kernel", now.process_cpu_s);
         counter("vesta_billed_cpu", "CPU time measured for bills", now.billed_cpu_s);
-        counter("vesta_platform_cpu", "CPU time of the platform's threads beside billed work", now.platform_cpu_s);
+        counter(
+            "vesta_platform_cpu",
+            "CPU time of the platform's threads beside billed work",
+            now.platform_cpu_s,
+        );
         let mut gauge = |name: &str, help: &str, value: i64| {
             readings.register(name, help, ConstGauge::new(value));
         };
         gauge("vesta_functions_warm", "Functions in memory", now.warm);
         gauge("vesta_functions_warming", "Functions that are being started", now.warming);
-        gauge("vesta_journal_healthy", "1 while usage records can be written", i64::from(now.journal_healthy));
+        gauge(
+            "vesta_journal_healthy",
+            "1 while usage records can be written",
+            i64::from(now.journal_healthy),
+        );
         // Writing into a string cannot fail; the second registry ends the text with its EOF mark.
         let _ = encode(&mut text, &self.registry);
         let ended = text.trim_end_matches("# EOF\n").len();
