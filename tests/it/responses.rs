@@ -169,3 +169,24 @@ fn a_client_that_goes_away_is_recorded_once() {
     drop(socket);
     wait_for("the second record", PATIENCE, || (host.records("abandoned").len() == 2).then_some(()));
 }
+
+#[test]
+fn a_client_that_stops_reading_loses_its_guest_at_the_deadline() {
+    let host = Host::shared();
+    let package = Package::rogue("unread").limit("wall_ms", 1_000).limit("concurrency", 1);
+    package.limit("response_body_bytes", 1 << 30).deploy(&host.control());
+    let mut socket = std::net::TcpStream::connect(host.invoke_address()).expect("connect");
+    let key = host.tenant_key();
+    let text = format!(
+        "GET /fn/default/unread/big?bytes=1000000000&chunked HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n"
+    );
+    std::io::Write::write_all(&mut socket, text.as_bytes()).expect("send");
+    let record = wait_for("the record of a response that nobody reads", PATIENCE, || {
+        host.records("unread").into_iter().next()
+    });
+    assert_eq!(record["outcome"], "wall_limit", "{record}");
+    assert!(record["bytes_out"].as_u64() < Some(1_000_000_000), "{record}");
+    // Its place is free again, although the connection is still open.
+    host.invoke("unread", "/ok").expect(200);
+    drop(socket);
+}
