@@ -52,10 +52,10 @@ impl Meter {
         result
     }
 
-    /// Guest CPU time up to now. Call it from within a poll, on its thread.
-    pub(crate) fn guest_cpu_within_poll_ns(&self) -> u64 {
+    /// Guest CPU time up to now: of the poll under way, and in all. Call it from within a poll, on its thread.
+    pub(crate) fn guest_cpu_within_poll_ns(&self) -> (u64, u64) {
         let this_poll = thread_cpu_ns().saturating_sub(self.poll_start_ns.load(Relaxed));
-        self.guest_cpu_ns.load(Relaxed) + this_poll
+        (this_poll, self.guest_cpu_ns.load(Relaxed) + this_poll)
     }
 
     pub(crate) fn stop(&self, why: Stop) {

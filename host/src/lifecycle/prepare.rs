@@ -78,7 +78,11 @@ impl Prepare for EnginePreparer {
         blob: &'a Path,
     ) -> BoxFuture<'a, Result<serde_json::Value, PrepareError>> {
         Box::pin(async move {
-            let info = self.prepare_model(model, blob).await.map_err(refusal)?;
+            let named = |e: EngineError| {
+                let refusal = refusal(e);
+                PrepareError { detail: format!("model {:?}: {}", model.name, refusal.detail), ..refusal }
+            };
+            let info = self.prepare_model(model, blob).await.map_err(named)?;
             Ok(serde_json::json!({
                 "name": model.name,
                 "inputs": info.signature.inputs,

@@ -62,8 +62,12 @@ impl<'t> Document<'t> {
                 Some(Section { document: self, path: String::new(), line: 1, table: table.into_inner() })
             }
             Err(e) => {
-                let line = self.line(&e.span().unwrap_or_default());
-                self.problem(line, "", e.message().replace('\n', ", "));
+                let span = e.span().unwrap_or_default();
+                let line = self.line(&span);
+                // A key given twice is what the error points at; other errors point at no key.
+                let twice = e.message().contains("duplicate key");
+                let key = if twice { self.text.get(span).unwrap_or_default().trim() } else { "" };
+                self.problem(line, key, e.message().replace('\n', ", "));
                 None
             }
         }
