@@ -130,6 +130,7 @@ impl HostConfig {
         config.data = args.data.clone().or(config.data);
         config.listen = args.listen.unwrap_or(config.listen);
         config.control = args.control.unwrap_or(config.control);
+        config.domain = config.domain.to_ascii_lowercase();
         config.check()?;
         let prices = config.prices.checked()?;
         Ok((config, prices))

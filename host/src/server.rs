@@ -29,6 +29,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use vesta_core::UsageRecord;
 use vesta_core::clock::{Clock, SystemClock};
 use vesta_core::keepalive::FixedKeepAlive;
@@ -39,11 +40,15 @@ use vesta_engine::{ModelLimits, Runtime, RuntimeConfig, cpu};
 /// How often old records and logs are removed, and blobs that nobody needs.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
 
+/// How long a host that has drained waits for work that no connection waits for, and for the ledger.
+const LAST_WORK: Duration = Duration::from_secs(10);
+
 /// Runs the host until SIGTERM or SIGINT.
 pub fn run(args: ServeArgs) -> Result<()> {
     let (config, prices) = HostConfig::load(&args)?;
     init_tracing();
     cpu::register_thread("main");
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("vesta-worker")
@@ -51,6 +56,15 @@ pub fn run(args: ServeArgs) -> Result<()> {
         .on_thread_stop(cpu::unregister_thread)
         .build()?;
     runtime.block_on(serve_until_stopped(config, prices, args))
+}
+
+/// Connections are bounded by the configuration, not by the shell's soft limit on descriptors.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit on open files cannot be raised");
+    }
 }
 
 fn init_tracing() {
@@ -90,9 +104,10 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         start_seconds_max: config.start_seconds_max,
     });
     let journal = Journal::open(&data.path.join("journal"), config.durable, settlement)?;
-    let poster = tokio::spawn(run_poster(journal.clone(), Arc::new(LedgerPost(ledger.clone()))));
+    let mut poster = tokio::spawn(run_poster(journal.clone(), Arc::new(LedgerPost(ledger.clone()))));
     let metrics: Arc<Metrics> = Arc::default();
 
+    let bills = TaskTracker::new();
     let first_keys = tenancy.bootstrap(&*clock).await?;
     let ingress = Arc::new(Ingress {
         tenancy: tenancy.clone(),
@@ -106,6 +121,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         prices: prices.clone(),
         domain: config.domain.clone(),
         tls: tls.is_some(),
+        bills: bills.clone(),
     });
     let scheme = if tls.is_some() { "https" } else { "http" };
     let urls = Urls {
@@ -156,9 +172,15 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     drain.cancel();
     let _ = invocations.await;
     let _ = controls.await;
-    // Every response has ended: what they cost goes to the ledger before the process does.
+    // Connections have ended. What runs beside them (a model whose client is gone) is billed too, and what was
+    // billed goes to the ledger before the process ends; a ledger that lags finds it in the journal at the next start.
+    bills.close();
+    let _ = tokio::time::timeout(LAST_WORK, bills.wait()).await;
     journal.close();
-    let _ = poster.await;
+    if tokio::time::timeout(LAST_WORK, &mut poster).await.is_err() {
+        tracing::warn!("the ledger lags; the journal keeps what is left for the next start");
+        poster.abort();
+    }
     logs.flush().await;
     db.close().await;
     drop(data);

@@ -26,7 +26,7 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Most resources (streams, bodies, tensors …) that a guest may hold at once.
-const RESOURCES_MAX: usize = 4_096;
+const RESOURCES_MAX: usize = 1_024;
 /// Most bytes that one host call may carry across: the largest tensor.
 const HOSTCALL_BYTES_MAX: usize = 256 << 20;
 /// Most elements of all tables of an instance.
@@ -175,7 +175,8 @@ where
     let log = GuestLog::new(logs);
     let mut store = Store::new(loaded.pre.engine(), state(&loaded, &meter, &log, deadline));
     store.limiter(|state| &mut state.limiter);
-    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+    let memory_bytes = usize::try_from(loaded.limits.memory_bytes).unwrap_or(HOSTCALL_BYTES_MAX);
+    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX.min(memory_bytes));
     let cpu_ns_max = loaded.limits.cpu_ms.saturating_mul(1_000_000);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| {
@@ -211,7 +212,7 @@ fn state(loaded: &Loaded, meter: &Arc<Meter>, log: &Arc<GuestLog>, deadline: Ins
         wasi: wasi.build(),
         http: WasiHttpCtx::new(),
         table,
-        outbound: Outbound(loaded.outbound.clone()),
+        outbound: Outbound::new(loaded.outbound.clone()),
         nn: NnCtx {
             models: loaded.models.clone(),
             pool: loaded.pool.clone(),

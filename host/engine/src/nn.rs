@@ -27,6 +27,15 @@ mod bindings {
 }
 use bindings::wasi::nn::{errors, graph, inference, tensor};
 
+/// Most dimensions of a tensor, and most characters of an error's message: both lie on the host's heap.
+const DIMENSIONS_MAX: usize = 32;
+const MESSAGE_CHARS_MAX: usize = 1_000;
+
+/// What a tensor takes on the host's heap, in bytes.
+fn held_bytes(tensor: &vesta_nn::Tensor) -> u64 {
+    (tensor.data.len() + 4 * tensor.shape.len()) as u64
+}
+
 /// A model as one guest holds it.
 pub struct GuestGraph(Arc<dyn Graph>);
 /// A model ready to run, as one guest holds it.
@@ -78,11 +87,12 @@ type Answer<T> = wasmtime::Result<Result<T, Resource<GuestError>>>;
 
 impl NnView<'_> {
     fn refuse<T>(&mut self, code: errors::ErrorCode, message: impl Into<String>) -> Answer<T> {
-        Ok(Err(self.table.push(GuestError { code, message: message.into() })?))
+        let message = message.into().chars().take(MESSAGE_CHARS_MAX).collect();
+        Ok(Err(self.table.push(GuestError { code, message })?))
     }
 
     fn push_tensor(&mut self, tensor: vesta_nn::Tensor) -> wasmtime::Result<Resource<vesta_nn::Tensor>> {
-        let bytes = tensor.data.len() as u64;
+        let bytes = held_bytes(&tensor);
         let held = self.ctx.tensor_bytes + bytes;
         if held > self.ctx.tensor_bytes_max {
             self.ctx.meter.refuse_memory();
@@ -94,7 +104,7 @@ impl NnView<'_> {
 
     fn take_tensor(&mut self, tensor: Resource<vesta_nn::Tensor>) -> wasmtime::Result<vesta_nn::Tensor> {
         let tensor = self.table.delete(tensor)?;
-        self.ctx.tensor_bytes -= tensor.data.len() as u64;
+        self.ctx.tensor_bytes -= held_bytes(&tensor);
         Ok(tensor)
     }
 }
@@ -117,6 +127,7 @@ impl graph::Host for NnView<'_> {
             None => {
                 let mut known: Vec<&str> = self.ctx.models.keys().map(String::as_str).collect();
                 known.sort_unstable();
+                let name: String = name.chars().take(100).collect();
                 let message = format!("no model {name:?}; this function has {known:?}");
                 self.refuse(errors::ErrorCode::NotFound, message)
             }
@@ -188,6 +199,9 @@ impl tensor::HostTensor for NnView<'_> {
         ty: tensor::TensorType,
         data: Vec<u8>,
     ) -> wasmtime::Result<Resource<vesta_nn::Tensor>> {
+        if shape.len() > DIMENSIONS_MAX {
+            wasmtime::bail!("a tensor of {} dimensions; at most {DIMENSIONS_MAX}", shape.len());
+        }
         // A shape that does not fit its data is told by compute, which can answer with an error.
         self.push_tensor(vesta_nn::Tensor { ty: from_guest(ty), shape, data })
     }

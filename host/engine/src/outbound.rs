@@ -13,6 +13,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
@@ -20,6 +21,13 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 /// Longest wait for a connection, for the first byte and between bytes; a guest may ask for less. The
 /// invocation's own wall-clock limit ends everything earlier.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// Connections that one invocation may have open at once.
+const CONNECTIONS_MAX: usize = 16;
+/// Most bytes of a body that a guest may have the host hold in one piece.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Name look-ups that the whole host does at once: each takes a blocking thread, which cold starts need too.
+static LOOKUPS: Semaphore = Semaphore::const_new(32);
 
 /// What one function may reach.
 #[derive(Debug, Clone, Default)]
@@ -90,7 +98,16 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 /// The hooks of one invocation.
-pub(crate) struct Outbound(pub Arc<OutboundPolicy>);
+pub(crate) struct Outbound {
+    policy: Arc<OutboundPolicy>,
+    connections: Arc<Semaphore>,
+}
+
+impl Outbound {
+    pub fn new(policy: Arc<OutboundPolicy>) -> Outbound {
+        Outbound { policy, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    }
+}
 
 type Sent = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
 
@@ -101,8 +118,15 @@ impl WasiHttpHooks for Outbound {
         options: Option<RequestOptions>,
         _body_error: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
-        let policy = self.0.clone();
-        Box::new(async move { send(&policy, request, options).await })
+        let (policy, connections) = (self.policy.clone(), self.connections.clone());
+        Box::new(async move {
+            let place = connections.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
+            send(&policy, request, options, place).await
+        })
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK_BYTES
     }
 }
 
@@ -110,6 +134,7 @@ async fn send(
     policy: &OutboundPolicy,
     mut request: http::Request<WasiBody>,
     options: Option<RequestOptions>,
+    place: OwnedSemaphorePermit,
 ) -> Result<Sent, Error> {
     let uri = request.uri();
     let tls = uri.scheme() == Some(&Scheme::HTTPS);
@@ -132,18 +157,18 @@ async fn send(
     *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
 
     // The connection is driven beside the response, and dropped with it.
-    let driver = tokio::spawn(connection);
+    let driver = AbortOnDrop(tokio::spawn(connection));
     let response = timeout(first_byte_timeout, sender.send_request(request)).await;
     let response = match response {
         Ok(response) => response?,
-        Err(_) => {
-            driver.abort();
-            return Err(Error::ConnectionReadTimeout);
-        }
+        Err(_) => return Err(Error::ConnectionReadTimeout),
     };
     let response = response.map(|body| IdleTimeout::new(body, idle_timeout).boxed_unsync());
-    let driver = AbortOnDrop(driver);
-    Ok((response, Box::new(async move { driver.join().await })))
+    let drive = async move {
+        let _place = place;
+        driver.join().await
+    };
+    Ok((response, Box::new(drive)))
 }
 
 async fn connect(
@@ -152,7 +177,10 @@ async fn connect(
     port: u16,
     tls: bool,
 ) -> Result<Box<dyn Duplex>, Error> {
-    let found = tokio::net::lookup_host((host, port)).await;
+    let found = {
+        let _turn = LOOKUPS.acquire().await;
+        tokio::net::lookup_host((host, port)).await
+    };
     let addresses: Vec<SocketAddr> = found
         .map_err(|_| Error::DnsError { rcode: Some("lookup failed".into()), info_code: None })?
         .collect();

@@ -77,6 +77,9 @@ impl InferencePool {
         let (reply, answer) = oneshot::channel();
         let mut queue = self.0.queue();
         if queue.jobs.len() >= self.0.waiting_max {
+            queue.jobs.retain(|job| !job.reply.is_closed());
+        }
+        if queue.jobs.len() >= self.0.waiting_max {
             return Err(InferenceError::QueueFull(self.0.waiting_max));
         }
         queue.jobs.push_back(Job { graph, inputs, meter, queued: Instant::now(), deadline, reply });
@@ -138,7 +141,7 @@ fn run(job: Job) {
     let (cpu_ns, reply) = match result {
         // The engine says what it used, on whichever threads it computes.
         Ok(Ok(output)) => (output.cpu_ns, Ok(output.outputs)),
-        Ok(Err(e)) => (here, Err(InferenceError::Run(e))),
+        Ok(Err(e)) => (e.cpu_ns().max(here), Err(InferenceError::Run(e))),
         Err(_) => (here, Err(InferenceError::Crashed)),
     };
     job.meter.inference_ran(cpu_ns, wall);

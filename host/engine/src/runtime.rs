@@ -136,6 +136,9 @@ impl Runtime {
         let code = CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), config.cache_key)?;
         let models_dir = config.cache_dir.join("models");
         std::fs::create_dir_all(&models_dir)?;
+        for dir in [config.cache_dir.join("code"), models_dir.clone()] {
+            remove_unfinished(&dir)?;
+        }
         let pool = Arc::new(InferencePool::start(config.inference_threads, config.inference_waiting_max)?);
         let weak = engine.weak();
         let ticker = Ticker::start(move || weak.upgrade().inspect(|e| e.increment_epoch()).is_some())?;
@@ -270,7 +273,11 @@ impl Runtime {
             return Ok(graph);
         }
         let failed = |e: vesta_nn::LoadError| EngineError::Model { name: name.into(), detail: e.to_string() };
-        let graph = self.backend.load(&dir).map_err(failed)?;
+        let graph = self.backend.load(&dir).map_err(|e| {
+            // Without its description a prepared model counts as missing, and is made anew.
+            let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
+            failed(e)
+        })?;
         graphs.insert(dir, Arc::downgrade(&graph));
         Ok(graph)
     }
@@ -292,7 +299,18 @@ impl Runtime {
 }
 
 fn read_info(dir: &Path) -> Option<ModelInfo> {
-    serde_json::from_slice(&std::fs::read(dir.join("info.json")).ok()?).ok()
+    serde_json::from_slice(&std::fs::read(dir.join(vesta_nn::INFO_FILE)).ok()?).ok()
+}
+
+/// Removes what a preparation left that was cut off by the end of its process.
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)?.flatten() {
+        if entry.file_name().to_string_lossy().contains(".new-") {
+            let path = entry.path();
+            let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        }
+    }
+    Ok(())
 }
 
 /// A name for a temporary file that no other use of this process has.

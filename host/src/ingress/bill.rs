@@ -8,6 +8,7 @@ use crate::registry::Version;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use vesta_core::usage::{Phases, Quantities};
 use vesta_core::{Charge, InvocationId, Outcome, UsageRecord};
 use vesta_engine::Meter;
@@ -34,13 +35,14 @@ pub struct Bill {
     pub status: u16,
     pub bytes_out: u64,
     closed: bool,
+    /// While it lives, the host's drain waits for this bill.
+    _open: TaskTrackerToken,
 }
 
 impl Bill {
     pub fn open(ingress: Arc<Ingress>, version: Arc<Version>, id: InvocationId, arrived: Instant) -> Bill {
         Bill {
             started_unix_ns: ingress.clock.unix_ns(),
-            ingress,
             version,
             id,
             meter: Arc::default(),
@@ -52,6 +54,8 @@ impl Bill {
             status: 499,
             bytes_out: 0,
             closed: false,
+            _open: ingress.bills.token(),
+            ingress,
         }
     }
 
@@ -124,6 +128,7 @@ impl Bill {
             meter: self.meter.clone(),
             body: self.body.clone(),
             closed: false,
+            _open: self._open.clone(),
             ..*self
         }
     }

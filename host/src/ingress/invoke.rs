@@ -10,6 +10,7 @@ use super::{Body, Ingress, bill};
 use crate::lifecycle::Lease;
 use crate::registry::Version;
 use crate::tenancy::Identity;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -63,10 +64,10 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Respon
     // Warm, or a cold start that all waiting requests share.
     let asked = Instant::now();
     let lease = match ingress.activator.activate(&admitted, &bill.meter).await {
-        Ok((lease, cold)) => {
-            let waited = if cold.is_some() { asked.elapsed().as_nanos() as u64 } else { 0 };
-            bill.activated(waited, cold);
-            lease
+        Ok(activation) => {
+            let waited = if activation.waited { asked.elapsed().as_nanos() as u64 } else { 0 };
+            bill.activated(waited, activation.cold);
+            activation.lease
         }
         Err(e) => return fail(bill, Outcome::StartFailed, Refusal::from(&e)).await,
     };
@@ -107,7 +108,10 @@ fn refuse(refusal: Refusal, id: InvocationId) -> Response<Body> {
 
 /// Answers for a guest that gave no whole response, and records what it used.
 pub async fn fail(mut bill: Bill, outcome: Outcome, refusal: Refusal) -> Response<Body> {
-    bill.meter.settled().await;
+    // A start that took too long goes on beside; nothing of it is charged to the request that gave up.
+    if outcome != Outcome::StartFailed {
+        bill.meter.settled().await;
+    }
     bill.status = refusal.status.as_u16();
     let (record, ack) = bill.close(outcome);
     if !ack.await.unwrap_or(false) {
@@ -120,7 +124,7 @@ pub async fn fail(mut bill: Bill, outcome: Outcome, refusal: Refusal) -> Respons
 
 /// Only Vesta's own keys identify a caller here; any other Authorization header is the function's business.
 fn identify(ingress: &Ingress, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Refusal> {
-    let ours = headers.get(header::AUTHORIZATION).filter(|value| is_vesta_key(value));
+    let ours = headers.get_all(header::AUTHORIZATION).iter().find(|value| is_vesta_key(value));
     ingress.tenancy.identify(ours).map_err(|e| Refusal::wrong_key(e.to_string()))
 }
 
@@ -148,10 +152,11 @@ fn guest_request(
     id: InvocationId,
 ) -> Request<RequestBody> {
     // wasi:http wants an authority; a client of HTTP/1.0 may have sent none.
-    let authority = host(&parts).unwrap_or("localhost").to_string();
+    let authority = host(&parts).and_then(|h| h.parse::<Authority>().ok());
+    let authority = authority.unwrap_or_else(|| Authority::from_static("localhost"));
     let uri = http::Uri::builder().scheme("http").authority(authority).path_and_query(target.path.as_str());
     parts.uri = uri.build().unwrap_or_else(|_| http::Uri::from_static("http://localhost/"));
-    if parts.headers.get(header::AUTHORIZATION).is_some_and(is_vesta_key) {
+    if parts.headers.get_all(header::AUTHORIZATION).iter().any(is_vesta_key) {
         parts.headers.remove(header::AUTHORIZATION);
     }
     let mut set = |name: &'static str, value: String| {

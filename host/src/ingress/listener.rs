@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 /// A client has this long to send its request's head, and to finish a TLS handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,6 +56,7 @@ pub struct Serving {
 pub async fn serve<S: Served>(mut serving: Serving, service: S) {
     let places = Arc::new(Semaphore::new(serving.connections_max));
     let graceful = GracefulShutdown::new();
+    let cut = CancellationToken::new();
     loop {
         let place = tokio::select! {
             place = places.clone().acquire_owned() => place,
@@ -76,9 +78,13 @@ pub async fn serve<S: Served>(mut serving: Serving, service: S) {
         };
         let _ = stream.set_nodelay(true);
         let watcher = graceful.watcher();
-        let (tls, service) = (serving.tls.clone(), service.clone());
+        let (tls, service, cut) = (serving.tls.clone(), service.clone(), cut.clone());
+        let stop = serving.stop.clone();
         tokio::spawn(async move {
-            connection(stream, tls, service, watcher).await;
+            tokio::select! {
+                () = connection(stream, tls, service, watcher, stop) => {}
+                () = cut.cancelled() => {}
+            }
             drop(place);
         });
     }
@@ -89,6 +95,7 @@ pub async fn serve<S: Served>(mut serving: Serving, service: S) {
             "requests still run after the grace; they are cut off"
         );
     }
+    cut.cancel();
 }
 
 async fn connection<S: Served>(
@@ -96,28 +103,55 @@ async fn connection<S: Served>(
     tls: Option<TlsAcceptor>,
     service: S,
     watcher: hyper_util::server::graceful::Watcher,
+    mut stop: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |request| {
         let service = service.clone();
         async move { Ok::<_, std::convert::Infallible>(service.serve(request).await) }
     });
-    let builder = builder();
     let result = match tls {
-        None => watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await,
-        Some(tls) => match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
-            }
-            _ => return,
-        },
+        None => {
+            let Ok(Ok(http2)) = tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&stream)).await else {
+                return;
+            };
+            let builder = builder(http2);
+            watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
+        }
+        Some(tls) => {
+            let Ok(Ok(stream)) = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await else { return };
+            let builder = builder(stream.get_ref().1.alpn_protocol() == Some(b"h2"));
+            watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
+        }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended with an error");
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+/// Whether a client without TLS begins with the preface of HTTP/2. Looked at here, under a time-out: hyper-util would
+/// wait for it for ever.
+async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut begun = [0; PREFACE.len()];
+    loop {
+        let n = stream.peek(&mut begun).await?;
+        if n == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if begun[..n] != PREFACE[..n] {
+            return Ok(false);
+        }
+        if n == PREFACE.len() {
+            return Ok(true);
+        }
+        // A part of the preface: the rest is looked for a little later, since peeking sees the same bytes at once.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn builder(http2: bool) -> auto::Builder<TokioExecutor> {
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     builder
         .http1()
         .timer(TokioTimer::new())

@@ -23,6 +23,7 @@ use crate::tenancy::Tenancy;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::sync::Arc;
+use tokio_util::task::TaskTracker;
 use vesta_core::clock::Clock;
 use vesta_core::price::Prices;
 use vesta_engine::Runtime;
@@ -41,6 +42,8 @@ pub struct Ingress {
     /// Host names `{function}.{tenant}.{domain}` are routed too.
     pub domain: String,
     pub tls: bool,
+    /// Bills that are open: a drain waits for them, also where their client is gone.
+    pub bills: TaskTracker,
 }
 
 /// The body of a response. An error ends the connection (HTTP/1.1) or resets the stream (HTTP/2).

@@ -6,7 +6,9 @@ use super::refusal::{Refusal, full};
 use super::streaming::Streaming;
 use super::{Body, BrokenOff};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header, request, response};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request, response,
+};
 use http_body_util::BodyExt;
 use std::future::poll_fn;
 use std::time::Duration;
@@ -26,6 +28,8 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What matters of the client for its answer.
 pub struct Client {
     http2: bool,
+    /// It asked for the head only.
+    head_only: bool,
     takes_trailers: bool,
 }
 
@@ -34,7 +38,7 @@ impl Client {
         let http2 = parts.version == Version::HTTP_2;
         let te = parts.headers.get_all(header::TE).iter().filter_map(|v| v.to_str().ok());
         let says_trailers = te.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case("trailers"));
-        Client { http2, takes_trailers: http2 || says_trailers }
+        Client { http2, head_only: parts.method == Method::HEAD, takes_trailers: http2 || says_trailers }
     }
 }
 
@@ -63,6 +67,14 @@ pub async fn respond(mut invoked: Invoked, client: Client) -> Response<Body> {
         Ok(head) => head,
         Err(ended) => return invoked.fail(ended).await,
     };
+    if head.status.is_informational() {
+        let detail =
+            format!("the function answered with status {}, which is no final answer", head.status.as_u16());
+        return invoked.fail(Ended { outcome: Outcome::GuestError, detail }).await;
+    }
+    if client.head_only || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return bodyless(invoked, head).await;
+    }
     let begun = hold(&mut invoked, &head).await;
     if let Some(ended) = begun.broken {
         return invoked.fail(ended).await;
@@ -91,6 +103,19 @@ impl Invoked {
 
 fn request_over_limit() -> Ended {
     Ended { outcome: Outcome::RequestLimit, detail: "the request's body is over its limit".into() }
+}
+
+/// Answers with the head alone; what the guest writes of a body goes nowhere.
+async fn bodyless(mut invoked: Invoked, mut head: response::Parts) -> Response<Body> {
+    let run = &mut invoked.run;
+    while let Some(Ok(_)) = poll_fn(|cx| run.poll_frame(cx)).await {}
+    let length = head.headers.remove(header::CONTENT_LENGTH);
+    let may_have_length = head.status != StatusCode::NO_CONTENT;
+    let mut response = whole(invoked, head, Begun::default()).await;
+    if let (true, Some(length)) = (may_have_length && response.status().is_success(), length) {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
+    response
 }
 
 /// Reads the body until it ends, is too long or too slow to be held.
@@ -142,10 +167,11 @@ async fn finish_held(invoked: &mut Invoked, mut begun: Begun, declared: Option<u
     let ended_before = invoked.run.has_ended();
     let complete = declared == Some(begun.data.len() as u64);
     let ended = invoked.run.ended().await;
+    let other_length = declared.is_some() && !complete;
     if invoked.bill.body.is_over_limit() {
         begun.broken = Some(request_over_limit());
-    } else if ended.outcome != Outcome::Ok && ended_before && !complete {
-        begun.broken = Some(ended);
+    } else if other_length || (ended.outcome != Outcome::Ok && ended_before && !complete) {
+        begun.broken = Some(broken_off(ended));
     }
     begun
 }
@@ -163,14 +189,20 @@ async fn whole(mut invoked: Invoked, head: response::Parts, begun: Begun) -> Res
         return Refusal::unrecorded().into_response();
     }
     let data = begun.data.freeze();
+    let mut head = own_headers_out(head);
+    if head.headers.contains_key(header::CONTENT_LENGTH) {
+        // One length, and the right one, whatever the guest set: the next response begins behind it.
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(data.len()));
+    }
     let body = match begun.trailers {
         None => full(data),
         Some(trailers) => {
+            let trailers = own_trailers_out(trailers);
             let with = http_body_util::Full::new(data).with_trailers(async move { Some(Ok(trailers)) });
             with.map_err(|never| match never {}).boxed_unsync()
         }
     };
-    let mut response = Response::from_parts(own_headers_out(head), body);
+    let mut response = Response::from_parts(head, body);
     write_headers(&record, response.headers_mut());
     response
 }
@@ -178,6 +210,7 @@ async fn whole(mut invoked: Invoked, head: response::Parts, begun: Begun) -> Res
 /// A response that is sent as it comes; its bill comes as trailers where the client takes them.
 fn stream(mut invoked: Invoked, head: response::Parts, begun: Bytes, client: Client) -> Response<Body> {
     let mut head = own_headers_out(head);
+    let declared = declared_length(&head.headers);
     invoked.bill.status = head.status.as_u16();
     if let Ok(id) = HeaderValue::try_from(invoked.bill.id.to_string()) {
         head.headers.insert(bill::INVOCATION_ID, id);
@@ -190,7 +223,6 @@ fn stream(mut invoked: Invoked, head: response::Parts, begun: Bytes, client: Cli
             head.headers.remove(header::CONTENT_LENGTH);
         }
     }
-    let declared = declared_length(&head.headers);
     let body = Streaming::new(invoked, begun, client.takes_trailers, declared);
     Response::from_parts(head, body.boxed_unsync())
 }
@@ -210,6 +242,12 @@ fn own_headers_out(mut head: response::Parts) -> response::Parts {
         head.headers.remove(name);
     }
     head
+}
+
+/// The guest's trailers without those that only the host may set.
+pub fn own_trailers_out(trailers: HeaderMap) -> HeaderMap {
+    let ours = |name: &HeaderName| name.as_str().starts_with("vesta-") || name == bill::SERVER_TIMING;
+    trailers.iter().filter(|(name, _)| !ours(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 
 /// How a body that broke off is told, also where its guest ended well.

@@ -4,7 +4,7 @@
 
 use super::BrokenOff;
 use super::bill::write_headers;
-use super::respond::{Invoked, broken_off, response_over_limit};
+use super::respond::{Invoked, broken_off, own_trailers_out, response_over_limit};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
@@ -27,7 +27,12 @@ enum State {
     Open(Box<Open>),
     /// The body has ended. A task of its own sees the guest return and makes the record safe, whether or not the
     /// client still reads.
-    Ending(JoinHandle<End>),
+    ///
+    /// The last piece of a body of declared length is held back until then: the client takes the response for whole
+    /// once it has it, and hyper asks for nothing behind it.
+    Ending(JoinHandle<End>, Option<Bytes>),
+    /// Everything but the trailers has been sent.
+    Last(Option<HeaderMap>),
     Done,
 }
 
@@ -82,7 +87,7 @@ impl State {
     /// Goes over to the end: `broken` says why, where the host cuts the response.
     fn end(&mut self, broken: Option<Ended>) {
         match std::mem::replace(self, State::Done) {
-            State::Open(open) => *self = State::Ending(tokio::spawn(end(*open, broken))),
+            State::Open(open) => *self = State::Ending(tokio::spawn(end(*open, broken)), None),
             other => *self = other,
         }
     }
@@ -93,22 +98,37 @@ impl State {
                 State::Open(open) => match ready!(open.invoked.run.poll_frame(cx)) {
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(data) => match open.count(&data) {
+                            Ok(()) if open.declared == Some(open.sent) => {
+                                self.end(None);
+                                if let State::Ending(_, last) = self {
+                                    *last = Some(data);
+                                }
+                            }
                             Ok(()) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                             Err(ended) => self.end(Some(ended)),
                         },
-                        Err(frame) => open.trailers = frame.into_trailers().ok(),
+                        Err(frame) => open.trailers = frame.into_trailers().ok().map(own_trailers_out),
                     },
                     Some(Err(())) => self.end(Some(broken_off(Ended::well()))),
                     None => self.end(None),
                 },
-                State::Ending(task) => {
+                State::Ending(task, last) => {
                     let end = ready!(Pin::new(task).poll(cx));
+                    let last = last.take();
                     *self = State::Done;
-                    return Poll::Ready(match end {
-                        Ok(Ok(trailers)) => trailers.map(|t| Ok(Frame::trailers(t))),
-                        Ok(Err(broken)) => Some(Err(broken)),
-                        Err(_) => Some(Err(BrokenOff("the host failed".into()))),
-                    });
+                    match end {
+                        Ok(Ok(trailers)) => *self = State::Last(trailers),
+                        Ok(Err(broken)) => return Poll::Ready(Some(Err(broken))),
+                        Err(_) => return Poll::Ready(Some(Err(BrokenOff("the host failed".into())))),
+                    }
+                    if let Some(last) = last {
+                        return Poll::Ready(Some(Ok(Frame::data(last))));
+                    }
+                }
+                State::Last(trailers) => {
+                    let trailers = trailers.take();
+                    *self = State::Done;
+                    return Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))));
                 }
                 State::Done => return Poll::Ready(None),
             }
@@ -131,7 +151,7 @@ impl Open {
 async fn end(open: Open, broken: Option<Ended>) -> End {
     let Open { invoked: Invoked { mut run, bill, held, .. }, sent, declared, takes_trailers, trailers } =
         open;
-    let short = declared.is_some_and(|n| n != sent);
+    let (short, complete) = (declared.is_some_and(|n| n != sent), declared == Some(sent));
     let ended_before = run.has_ended();
     let (ended, cut) = match broken {
         Some(ended) => {
@@ -147,7 +167,7 @@ async fn end(open: Open, broken: Option<Ended>) -> End {
     drop(held);
     bill.meter.settled().await;
     // What went wrong after the body had ended is on the record; the client has its answer.
-    let whole = !cut && (ended.outcome == Outcome::Ok || !ended_before);
+    let whole = !cut && (ended.outcome == Outcome::Ok || !ended_before || complete);
     let (record, ack) = bill.close(ended.outcome);
     if !ack.await.unwrap_or(false) {
         return Err(BrokenOff("usage cannot be recorded".into()));

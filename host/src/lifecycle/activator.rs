@@ -25,6 +25,15 @@ pub struct Lifecycle {
     pub start_seconds_max: u64,
 }
 
+/// A warm function, and how it became so.
+pub struct Activation {
+    pub lease: Lease,
+    /// Whether the caller waited for a cold start, its own or another's.
+    pub waited: bool,
+    /// The cold start that this call triggered.
+    pub cold: Option<ColdStart>,
+}
+
 /// The functions of this host that are not cold, and those that are being started.
 pub struct Activator {
     pub(super) parts: Lifecycle,
@@ -55,14 +64,15 @@ impl Activator {
         self: &Arc<Self>,
         admitted: &Admitted,
         meter: &Arc<Meter>,
-    ) -> Result<(Lease, Option<ColdStart>), StartError> {
+    ) -> Result<Activation, StartError> {
         let entry = &admitted.0;
         let (mut waiting, triggered) = {
             let mut slot = entry.slot();
             match &mut *slot {
                 Slot::Warm(warm) => {
                     warm.running += 1;
-                    return Ok((self.lease(entry, warm.loaded.clone()), None));
+                    let lease = self.lease(entry, warm.loaded.clone());
+                    return Ok(Activation { lease, waited: false, cold: None });
                 }
                 Slot::Warming(waiting) => (waiting.clone(), false),
                 Slot::Cold => {
@@ -89,7 +99,7 @@ impl Activator {
             // Already started anew: this lease lives beside that one.
             _ => {}
         }
-        Ok((self.lease(entry, loaded), triggered.then_some(cold)))
+        Ok(Activation { lease: self.lease(entry, loaded), waited: true, cold: triggered.then_some(cold) })
     }
 
     fn lease(&self, entry: &Arc<Entry>, loaded: Arc<Loaded>) -> Lease {

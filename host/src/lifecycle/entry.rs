@@ -144,7 +144,8 @@ impl Drop for Lease {
         if !Arc::ptr_eq(&warm.loaded, &self.loaded) {
             return;
         }
-        warm.running -= 1;
+        // A lease beside an earlier start was never counted.
+        warm.running = warm.running.saturating_sub(1);
         warm.idle_since = self.clock.now();
         if warm.running == 0 && self.entry.draining.load(SeqCst) {
             *slot = Slot::Cold;

@@ -9,7 +9,7 @@ mod entry;
 mod prepare;
 mod reaper;
 
-pub use activator::{Activator, Lifecycle};
+pub use activator::{Activation, Activator, Lifecycle};
 pub use entry::{Admitted, ColdStart, Lease, NotAdmitted, StartError};
 pub use prepare::EnginePreparer;
 pub use reaper::{follow_registry, reap};

@@ -76,6 +76,10 @@ impl Journal {
     pub fn submit(&self, record: UsageRecord) -> Ack {
         let (ack, written) = oneshot::channel();
         let mut waiting = lock(&self.0.waiting);
+        if waiting.closed {
+            // The sender goes: whoever waits is told that nothing was written.
+            return written;
+        }
         let first = waiting.entries.is_empty();
         waiting.entries.push((record, ack));
         drop(waiting);

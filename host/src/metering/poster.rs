@@ -31,9 +31,11 @@ pub trait Post: Send + Sync {
 pub async fn run_poster(journal: Journal, ledger: std::sync::Arc<dyn Post>) {
     loop {
         let grew = journal.0.backlog_grew.notified();
+        // Asked before the backlog is looked at: what came in between is seen.
+        let closed = journal.is_closed();
         let (numbers, records) = batch(&journal);
         if records.is_empty() {
-            if journal.is_closed() {
+            if closed {
                 return;
             }
             grew.await;

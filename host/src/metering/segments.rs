@@ -25,7 +25,7 @@ fn path(dir: &Path, number: u64) -> PathBuf {
 
 /// A new segment, whose name is on the disk too.
 fn create(dir: &Path, number: u64) -> io::Result<File> {
-    let file = OpenOptions::new().create_new(true).append(true).open(path(dir, number))?;
+    let file = OpenOptions::new().create(true).append(true).open(path(dir, number))?;
     File::open(dir)?.sync_all()?;
     Ok(file)
 }
@@ -50,7 +50,8 @@ impl Segments {
                 match serde_json::from_slice(line) {
                     Ok(record) => records.push((number, record)),
                     Err(error) => {
-                        tracing::error!(segment = number, %error, "an unreadable line of the usage journal is left out");
+                        tracing::error!(segment = number, %error, "an unreadable line of the usage journal is set aside");
+                        std::fs::write(dir.join(format!("{number:016}.unreadable")), &text)?;
                     }
                 }
             }
@@ -76,8 +77,11 @@ impl Segments {
         self.len += lines.len() as u64;
         *self.unposted.entry(self.current).or_default() += records;
         let number = self.current;
-        if self.len >= SEGMENT_BYTES {
-            self.rotate()?;
+        if self.len >= SEGMENT_BYTES
+            && let Err(error) = self.rotate()
+        {
+            // The records are safe; only the file is larger than it should be.
+            tracing::warn!(%error, "the usage journal goes on in its old segment");
         }
         Ok(number)
     }

@@ -3,7 +3,7 @@
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The format of the directory that this build reads and writes.
@@ -34,6 +34,8 @@ impl DataDir {
     pub fn open(path: &Path) -> Result<DataDir, DataDirError> {
         let io = |source| DataDirError::Io { path: path.into(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
+        // Also where it was there before: what lies below is trusted by nobody else having written it.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io)?;
         let path = path.canonicalize().map_err(io)?;
         let io = |source| DataDirError::Io { path: path.clone(), source };
         let lock = private().create(true).truncate(false).open(path.join("lock")).map_err(io)?;
@@ -94,7 +96,6 @@ fn secret(dir: &Path) -> Result<[u8; 32], DataDirError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_directory_keeps_its_secret_is_private_and_has_one_user() {

@@ -46,7 +46,7 @@ pub fn to_value(port: &Port, wants: DataType, tensor: &Tensor) -> Result<Value, 
         (DataType::Int8, TensorType::U8) => value_of(&shape, each(data, i8::from_le_bytes)),
         _ => return Err(wrong()),
     };
-    value.map_err(|e| RunError::Engine(format!("input {:?}: {e}", port.name)))
+    value.map_err(|e| RunError::engine(format!("input {:?}: {e}", port.name)))
 }
 
 fn value_of<T>(shape: &[usize], data: Vec<T>) -> Result<Value, String>
@@ -74,7 +74,7 @@ pub fn to_tensor(port: &Port, value: Value) -> Result<Tensor, RunError> {
     let mut shape = Vec::with_capacity(value.ndim());
     for &dim in value.shape().iter() {
         let dim = u32::try_from(dim)
-            .map_err(|_| RunError::Engine(format!("output {:?} has a dimension of {dim}", port.name)))?;
+            .map_err(|_| RunError::engine(format!("output {:?} has a dimension of {dim}", port.name)))?;
         shape.push(dim);
     }
     let data = match (value, port.ty) {
@@ -88,7 +88,7 @@ pub fn to_tensor(port: &Port, value: Value) -> Result<Tensor, RunError> {
         (Value::Int8Tensor(t), TensorType::U8) => bytes(&t, |v: i8| v.to_le_bytes()),
         (value, ty) => {
             let got = value.dtype();
-            return Err(RunError::Engine(format!(
+            return Err(RunError::engine(format!(
                 "output {:?} is {got}, where the model says {ty}",
                 port.name
             )));

@@ -21,14 +21,31 @@ pub enum RunError {
     WrongLength { name: String, source: TensorError },
     #[error("input {name:?}: element {index} is {value}; the engine computes with 32-bit integers")]
     OutOfRange { name: String, index: usize, value: i64 },
-    #[error("the engine failed: {0}")]
-    Engine(String),
+    #[error("the engine failed: {message}")]
+    Engine {
+        message: String,
+        /// CPU time that was spent until then, in nanoseconds.
+        cpu_ns: u64,
+    },
 }
 
 impl RunError {
+    /// The engine failed; what it used is not known yet.
+    pub(crate) fn engine(message: impl Into<String>) -> Self {
+        Self::Engine { message: message.into(), cpu_ns: 0 }
+    }
+
+    /// CPU time that the failed run used, in nanoseconds; 0 where it never began.
+    pub fn cpu_ns(&self) -> u64 {
+        match self {
+            Self::Engine { cpu_ns, .. } => *cpu_ns,
+            _ => 0,
+        }
+    }
+
     /// Whether the inputs were at fault, not the engine.
     pub fn is_bad_input(&self) -> bool {
-        !matches!(self, Self::Engine(_))
+        !matches!(self, Self::Engine { .. })
     }
 
     /// A stable name of the kind of error.
@@ -41,7 +58,7 @@ impl RunError {
             Self::WrongShape { .. } => "wrong-shape",
             Self::WrongLength { .. } => "wrong-length",
             Self::OutOfRange { .. } => "out-of-range",
-            Self::Engine(_) => "engine-failed",
+            Self::Engine { .. } => "engine-failed",
         }
     }
 }

@@ -111,7 +111,7 @@ impl RtenGraph {
         let outputs = self
             .model
             .run(values, self.model.output_ids(), Some(options))
-            .map_err(|e| RunError::Engine(e.to_string()))?;
+            .map_err(|e| RunError::engine(e.to_string()))?;
         let named = |(port, value): (&Port, _)| Ok((port.name.clone(), to_tensor(port, value)?));
         self.signature.outputs.iter().zip(outputs).map(named).collect()
     }
@@ -141,8 +141,13 @@ impl Graph for RtenGraph {
             let outputs = guarded(|| self.compute(inputs, &pool));
             (outputs, thread_cpu_ns().saturating_sub(start))
         });
-        let outputs = outputs.map_err(RunError::Engine)??;
-        Ok(RunOutput { outputs, cpu_ns })
+        match outputs {
+            Ok(Ok(outputs)) => Ok(RunOutput { outputs, cpu_ns }),
+            Ok(Err(RunError::Engine { message, .. })) | Err(message) => {
+                Err(RunError::Engine { message, cpu_ns })
+            }
+            Ok(Err(bad_input)) => Err(bad_input),
+        }
     }
 
     fn resident_bytes(&self) -> u64 {
