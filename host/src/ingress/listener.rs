@@ -111,9 +111,13 @@ async fn connection<S: Served>(
     });
     let result = match tls {
         None => {
-            let Ok(Ok(http2)) = tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&stream)).await else {
-                return;
+            // A connection on which nothing has been asked yet does not hold up a drain.
+            let looked = tokio::select! {
+                biased;
+                looked = tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&stream)) => looked,
+                _ = stop.wait_for(|stop| *stop) => return,
             };
+            let Ok(Ok(http2)) = looked else { return };
             let builder = builder(http2);
             watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
         }
