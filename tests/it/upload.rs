@@ -31,11 +31,6 @@ fn a_blob_is_uploaded_once_a_tenant_and_stored_once_for_all() {
     assert!(matches!(early.status, 409 | 422), "{early:?}");
     package.deploy(&neighbour);
     assert_eq!(files_below(&blobs), 1, "the disk holds it once");
-
-    // Collected when nothing refers to it.
-    for (api, name) in [(&neighbour, "first"), (&host.control(), "first")] {
-        api.delete(&format!("/api/v1/functions/{name}")).expect(204);
-    }
 }
 
 #[test]
