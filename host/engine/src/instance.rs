@@ -32,9 +32,9 @@ const HOSTCALL_BYTES_MAX: usize = 256 << 20;
 /// Most elements of all tables of an instance.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// CPU time after which a guest lets others run, in nanoseconds: at the second tick of the epoch, so that a runaway
-/// guest yields within 2 to 3 ms.
-const SLICE_NS: u64 = 1_500_000;
+/// CPU time after which a guest that computes lets others run on its thread, in nanoseconds: at the fifth tick of the
+/// epoch. Its limits are looked at every tick; a yield at each cost the platform 1.5 to 4 % of a core.
+const SLICE_NS: u64 = 4_500_000;
 
 /// What the host knows of one instance.
 pub(crate) struct State {
@@ -189,7 +189,7 @@ where
             meter.stop(Stop::WallLimit);
             return Ok(UpdateDeadline::Interrupt);
         }
-        // Others on this thread get their turn, but not at every tick: a yield costs the platform 10 to 30 us.
+        // Others on this thread get their turn, but not at every tick: a yield wakes a second worker, too.
         if this_poll_ns >= SLICE_NS { Ok(UpdateDeadline::Yield(1)) } else { Ok(UpdateDeadline::Continue(1)) }
     });
     let scheme = if tls { Scheme::Https } else { Scheme::Http };
