@@ -190,3 +190,50 @@ fn a_client_that_stops_reading_loses_its_guest_at_the_deadline() {
     host.invoke("unread", "/ok").expect(200);
     drop(socket);
 }
+
+#[test]
+fn a_long_body_of_declared_length_is_recorded_before_its_last_byte() {
+    let host = Host::shared();
+    Package::rogue("declared").deploy(&host.control());
+    for http2 in [false, true] {
+        let received = fetch(&host, http2, "/fn/default/declared/big?bytes=300000", |_| ());
+        assert!(received.whole && received.body.len() == 300_000, "{:?}", received.headers);
+        let record = host.record(received.invocation());
+        assert_eq!(record["outcome"], "ok", "{record}");
+        assert_eq!(record["bytes_out"], 300_000, "{record}");
+    }
+}
+
+#[test]
+fn head_is_answered_with_the_head_alone_and_is_billed() {
+    let host = Host::shared();
+    Package::rogue("headless").deploy(&host.control());
+    for (http2, path) in
+        [(false, "/ok"), (true, "/ok"), (false, "/big?bytes=300000&chunked"), (false, "/status?code=204")]
+    {
+        let received = fetch(&host, http2, &format!("/fn/default/headless{path}"), |request| {
+            *request.method_mut() = http::Method::HEAD;
+        });
+        assert!((200..300).contains(&received.status) && received.body.is_empty(), "{path}: {received:?}");
+        let record = host.record(received.invocation());
+        assert_eq!((&record["outcome"], &record["bytes_out"]), (&"ok".into(), &0.into()), "{path}: {record}");
+        assert_eq!(record["charge"].as_str(), received.value("vesta-cost"), "{path}: {record}");
+    }
+}
+
+#[test]
+fn a_connection_on_which_nothing_is_asked_is_closed() {
+    use std::io::{Read, Write};
+    let host = Host::shared();
+    for (address, begin) in
+        [(host.invoke_address(), ""), (host.invoke_address(), "PRI * HT"), (host.control_address(), "")]
+    {
+        let mut silent = std::net::TcpStream::connect(address).expect("connect");
+        silent.write_all(begin.as_bytes()).expect("write");
+        silent.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let read = silent.read(&mut [0; 16]);
+        // An end or a reset, but no waiting for ever.
+        let timed_out = read.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!timed_out && !matches!(read, Ok(n) if n > 0), "{begin:?}: {read:?}");
+    }
+}
