@@ -32,9 +32,9 @@ const HOSTCALL_BYTES_MAX: usize = 256 << 20;
 /// Most elements of all tables of an instance.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// CPU time after which a guest that computes lets others run on its thread, in nanoseconds: at the fifth tick of the
+/// CPU time after which a guest that computes lets others run on its thread, in nanoseconds: at the tenth tick of the
 /// epoch. Its limits are looked at every tick; a yield at each cost the platform 1.5 to 4 % of a core.
-const SLICE_NS: u64 = 4_500_000;
+const SLICE_NS: u64 = 9_500_000;
 
 /// What the host knows of one instance.
 pub(crate) struct State {
