@@ -53,11 +53,11 @@ fn endless_recursion_is_a_trap() {
 fn a_memory_bomb_ends_at_its_memory_limit() {
     let host = Host::shared();
     rogue("swells").deploy(&host.control());
-    let before = host.process().private_dirty_bytes();
+    let before = host.process().private_bytes();
     misdeed(&host, "swells", "/memory", 502, "out-of-memory", "out_of_memory");
     let got: u64 = host.invoke("swells", "/memory-politely").expect(200).text().parse().expect("MiB");
     assert!((16..32).contains(&got), "of 32 MiB the guest got {got}");
-    let grown = host.process().private_dirty_bytes().saturating_sub(before);
+    let grown = host.process().private_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "the host keeps {grown} bytes of a bomb");
 }
 

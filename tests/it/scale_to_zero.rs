@@ -35,7 +35,7 @@ fn ten_cycles(host: &Host, function: &str, invoke: impl Fn() -> vesta_tests::Rep
     for cycle in 1..=CYCLES {
         wait_for("the function to be cold", PATIENCE, gone);
         wait_for("its state to be cold", PATIENCE, || (state(host, function) == "cold").then_some(()));
-        memory.push(host.process().private_dirty_bytes());
+        memory.push(host.process().private_bytes());
         let reply = invoke().expect(200);
         let phase =
             |name: &str| reply.timing(name).unwrap_or_else(|| panic!("no {name}: {:?}", reply.headers));
@@ -53,12 +53,12 @@ fn ten_cycles(host: &Host, function: &str, invoke: impl Fn() -> vesta_tests::Rep
         assert!(record["cold_start_cpu_ns"].as_u64() > Some(0), "{record}");
     }
     wait_for("the function to be cold", PATIENCE, gone);
-    memory.push(host.process().private_dirty_bytes());
+    memory.push(host.process().private_bytes());
     // memory[n] was taken after n cycles.
     let later = &memory[2..];
     let (least, most) = (later.iter().min().expect("some"), later.iter().max().expect("some"));
     println!(
-        "{function}: private dirty memory when cold, KiB: {:?}",
+        "{function}: private memory when cold, KiB: {:?}",
         memory.iter().map(|b| b >> 10).collect::<Vec<_>>()
     );
     assert!(most - least <= FLAT_BYTES, "private memory moves by {} KiB", (most - least) >> 10);

@@ -54,9 +54,10 @@ impl Process {
         kib.unwrap_or_else(|| panic!("smaps_rollup has no {field}")) * 1024
     }
 
-    /// Bytes that only this process holds and that no file backs: its `Private_Dirty` memory.
-    pub fn private_dirty_bytes(&self) -> u64 {
-        self.rollup("Private_Dirty")
+    /// Bytes that only this process holds and that no file backs. (`Private_Dirty` would count pages of a file, too, that
+    /// was written a moment ago and is not on the disk yet: the host's own program after it was linked.)
+    pub fn private_bytes(&self) -> u64 {
+        self.rollup("Anonymous")
     }
 
     /// Resident bytes, each shared page counted in part.

@@ -23,6 +23,12 @@ impl Settlement {
     pub fn mark(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)
     }
+    /// How many accepted records the ledger does not have yet.
+    pub fn pending(&self) -> u64 {
+        // Read in this order, what is posted in between makes the answer too large, never negative.
+        let posted = self.posted.load(Ordering::SeqCst);
+        self.accepted.load(Ordering::SeqCst).saturating_sub(posted)
+    }
     /// Whether everything up to a mark is posted.
     pub fn reached(&self, mark: u64) -> bool {
         self.posted.load(Ordering::SeqCst) >= mark

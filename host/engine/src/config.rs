@@ -15,6 +15,11 @@ const ASYNC_STACK_BYTES: usize = 2 << 20;
 /// the pages back and faulting them in again (measured 40 us against 46 us an instance).
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
+/// Slots that were used and are free, in all, before one that was never used is taken: each keeps what it has resident
+/// ([`KEEP_RESIDENT_BYTES`] at most), also for functions that are cold again. Above it, the slots of other functions are
+/// reused, which costs a mapping.
+const UNUSED_SLOTS_MAX: u32 = 16;
+
 /// What both the compiling child and the serving host agree on: the compiled code depends on these.
 pub(crate) fn common() -> Config {
     let mut config = Config::new();
@@ -61,7 +66,7 @@ pub(crate) fn serving(instances: u32) -> Config {
     pool.table_keep_resident(64 << 10);
     pool.async_stack_keep_resident(64 << 10);
     pool.pagemap_scan(Enabled::Auto);
-    pool.max_unused_warm_slots(64);
+    pool.max_unused_warm_slots(UNUSED_SLOTS_MAX);
     let mut config = common();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config

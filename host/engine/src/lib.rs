@@ -8,6 +8,7 @@ mod compile;
 mod config;
 pub mod cpu;
 mod epoch;
+pub mod heap;
 mod instance;
 pub mod logs;
 mod meter;

@@ -114,7 +114,7 @@ pub async fn fail(mut bill: Bill, outcome: Outcome, refusal: Refusal) -> Respons
     }
     bill.status = refusal.status.as_u16();
     let (record, ack) = bill.close(outcome);
-    if !ack.await.unwrap_or(false) {
+    if !ack.await {
         return refuse(Refusal::unrecorded(), record.id);
     }
     let mut response = refusal.into_response();

@@ -185,7 +185,7 @@ async fn whole(mut invoked: Invoked, head: response::Parts, begun: Begun) -> Res
     bill.status = head.status.as_u16();
     bill.bytes_out = begun.data.len() as u64;
     let (record, ack) = bill.close(ended.outcome);
-    if !ack.await.unwrap_or(false) {
+    if !ack.await {
         return Refusal::unrecorded().into_response();
     }
     let data = begun.data.freeze();

@@ -169,7 +169,7 @@ async fn end(open: Open, broken: Option<Ended>) -> End {
     // What went wrong after the body had ended is on the record; the client has its answer.
     let whole = !cut && (ended.outcome == Outcome::Ok || !ended_before || complete);
     let (record, ack) = bill.close(ended.outcome);
-    if !ack.await.unwrap_or(false) {
+    if !ack.await {
         return Err(BrokenOff("usage cannot be recorded".into()));
     }
     if !whole {

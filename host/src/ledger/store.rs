@@ -14,11 +14,11 @@ const COLUMNS: &str = "id, tenant, function, version, started_unix_ns, outcome, 
      inference_cpu_ns, cold_start_cpu_ns, peak_memory_bytes, memory_ns, bytes_in, bytes_out, queue_ns, cold_ns, \
      cold_code_ns, cold_model_ns, guest_ns, infer_ns, total_ns, charge_units, charge_attos";
 const COLUMN_COUNT: usize = 25;
-/// Rows of one statement: of two sizes only, so that both stay prepared.
-const ROWS: usize = 100;
+/// Rows of one statement: of few sizes, so that all stay prepared. A statement costs as much as ten rows of one.
+const ROWS: [usize; 2] = [100, 10];
 
 static INSERT_ONE: LazyLock<String> = LazyLock::new(|| insert_sql(1));
-static INSERT_MANY: LazyLock<String> = LazyLock::new(|| insert_sql(ROWS));
+static INSERT_MANY: LazyLock<[String; 2]> = LazyLock::new(|| ROWS.map(insert_sql));
 
 fn insert_sql(rows: usize) -> String {
     let row = format!("({})", ["?"; COLUMN_COUNT].join(", "));
@@ -31,16 +31,20 @@ pub async fn post(db: &Db, records: &[UsageRecord]) -> Result<(), LedgerError> {
     let horizon: i64 =
         sqlx::query_scalar("SELECT pruned_before_unix_ns FROM ledger_horizon").fetch_one(&mut *write).await?;
     let mut days = HashMap::new();
-    let mut chunks = records.chunks_exact(ROWS);
-    for chunk in &mut chunks {
-        let young = chunk.iter().all(|r| r.started_unix_ns >= horizon);
-        if young && insert_all_new(&mut write, chunk).await? {
-            chunk.iter().for_each(|record| count(&mut days, record));
-        } else {
-            insert_each(&mut write, chunk, horizon, &mut days).await?;
+    let mut left = records;
+    for (rows, sql) in ROWS.into_iter().zip(INSERT_MANY.iter()) {
+        let mut chunks = left.chunks_exact(rows);
+        for chunk in &mut chunks {
+            let young = chunk.iter().all(|r| r.started_unix_ns >= horizon);
+            if young && insert_all_new(&mut write, sql, chunk).await? {
+                chunk.iter().for_each(|record| count(&mut days, record));
+            } else {
+                insert_each(&mut write, chunk, horizon, &mut days).await?;
+            }
         }
+        left = chunks.remainder();
     }
-    insert_each(&mut write, chunks.remainder(), horizon, &mut days).await?;
+    insert_each(&mut write, left, horizon, &mut days).await?;
     for ((tenant, function, day), sums) in days {
         add_to_day(&mut write, tenant, function, day, &sums).await?;
     }
@@ -55,13 +59,17 @@ fn count<'r>(days: &mut Days<'r>, record: &'r UsageRecord) {
 }
 
 /// Inserts a full chunk and says whether every record was new; where one was not, nothing is inserted.
-async fn insert_all_new(write: &mut Write, chunk: &[UsageRecord]) -> Result<bool, LedgerError> {
+async fn insert_all_new(
+    write: &mut Write,
+    sql: &'static str,
+    chunk: &[UsageRecord],
+) -> Result<bool, LedgerError> {
     let mut arguments = arguments_for(chunk.len());
     for record in chunk {
         bind(&mut arguments, record)?;
     }
     sqlx::query("SAVEPOINT chunk").execute(&mut **write).await?;
-    let done = sqlx::query_with(AssertSqlSafe(INSERT_MANY.as_str()), arguments).execute(&mut **write).await?;
+    let done = sqlx::query_with(AssertSqlSafe(sql), arguments).execute(&mut **write).await?;
     let all_new = done.rows_affected() == chunk.len() as u64;
     if !all_new {
         sqlx::query("ROLLBACK TO chunk").execute(&mut **write).await?;

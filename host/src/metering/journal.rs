@@ -1,25 +1,48 @@
-//! The usage journal: one thread that writes what has come together since its last write, and then tells
-//! everybody who waits. Whoever got a whole response has a record that survives `kill -9`.
+//! The usage journal. Whoever got a whole response has a record that survives `kill -9`.
+//!
+//! Where nobody else is writing, an invocation writes its own record: one system call into the page cache. Otherwise, and
+//! always where the disk is waited for (`durable`, a new segment, a failure), a thread writes what has come
+//! together since its last write, and then tells everybody who waits.
 
 use super::segments::Segments;
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use vesta_core::UsageRecord;
 use vesta_core::settlement::Settlement;
 
 /// Records that the ledger may lag behind before new invocations are refused.
-const BACKLOG_MAX: usize = 200_000;
+const BACKLOG_MAX: u64 = 200_000;
 /// How long a journal that failed waits before it tries the disk again.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Resolves to `true` once the record is in the journal, and to `false` if it could not be written: then the
 /// response must not end well, and nothing is billed.
-pub type Ack = oneshot::Receiver<bool>;
+pub struct Ack(State);
+
+enum State {
+    Written,
+    Waiting(oneshot::Receiver<bool>),
+}
+
+impl Future for Ack {
+    type Output = bool;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        match &mut self.0 {
+            State::Written => Poll::Ready(true),
+            // A sender that is gone has written nothing.
+            State::Waiting(ack) => Pin::new(ack).poll(cx).map(|written| written.unwrap_or(false)),
+        }
+    }
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -37,6 +60,7 @@ pub(super) struct Shared {
     pub settlement: Arc<Settlement>,
     healthy: AtomicBool,
     closed: AtomicBool,
+    durable: bool,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -62,22 +86,28 @@ impl Journal {
             settlement,
             healthy: AtomicBool::new(true),
             closed: AtomicBool::new(false),
+            durable,
         });
         let thread = shared.clone();
         std::thread::Builder::new().name("vesta-journal".into()).spawn(move || {
             vesta_engine::cpu::register_thread("journal");
-            write_until_closed(&thread, durable);
+            write_until_closed(&thread);
             vesta_engine::cpu::unregister_thread();
         })?;
         Ok(Journal(shared))
     }
 
-    /// Hands over a record. Never blocks; the number of records under way is that of invocations.
+    /// Writes a record, or hands it over to be written. Waits for no lock that is held while the disk is; the number
+    /// of records under way is that of invocations.
     pub fn submit(&self, record: UsageRecord) -> Ack {
+        let record = match self.0.write_now(record) {
+            Ok(()) => return Ack(State::Written),
+            Err(record) => record,
+        };
         let (ack, written) = oneshot::channel();
+        let written = Ack(State::Waiting(written));
         let mut waiting = lock(&self.0.waiting);
         if waiting.closed {
-            // The sender goes: whoever waits is told that nothing was written.
             return written;
         }
         let first = waiting.entries.is_empty();
@@ -91,7 +121,7 @@ impl Journal {
 
     /// Whether records can be written now; while not, no invocation may begin.
     pub fn is_healthy(&self) -> bool {
-        self.0.healthy.load(SeqCst) && lock(&self.0.backlog).len() < BACKLOG_MAX
+        self.0.healthy.load(SeqCst) && self.0.settlement.pending() < BACKLOG_MAX
     }
 
     /// Writes what is waiting and ends the thread; the poster ends once the ledger has everything.
@@ -106,7 +136,41 @@ impl Journal {
     }
 }
 
-fn write_until_closed(shared: &Shared, durable: bool) {
+impl Shared {
+    /// Writes one record at once, if that waits for nobody; else gives it back.
+    fn write_now(&self, record: UsageRecord) -> Result<(), UsageRecord> {
+        if self.durable || !self.healthy.load(SeqCst) || self.closed.load(SeqCst) {
+            return Err(record);
+        }
+        let Ok(mut line) = serde_json::to_vec(&record) else { return Err(record) };
+        line.push(b'\n');
+        let mut segments = match self.segments.try_lock() {
+            Ok(segments) => segments,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(record),
+        };
+        if segments.is_full() {
+            return Err(record);
+        }
+        // After an error nothing of the line is left: the thread tries again, and says what is wrong.
+        let Ok(number) = segments.append(&line, 1, false) else { return Err(record) };
+        drop(segments);
+        self.accept(number, [record]);
+        Ok(())
+    }
+
+    /// Records are in the journal: the ledger is to have them.
+    fn accept(&self, segment: u64, records: impl IntoIterator<Item = UsageRecord>) {
+        let mut backlog = lock(&self.backlog);
+        let before = backlog.len();
+        backlog.extend(records.into_iter().map(|record| (segment, record)));
+        self.settlement.accept((backlog.len() - before) as u64);
+        drop(backlog);
+        self.backlog_grew.notify_one();
+    }
+}
+
+fn write_until_closed(shared: &Shared) {
     let mut lines = Vec::new();
     loop {
         let mut waiting = lock(&shared.waiting);
@@ -118,18 +182,13 @@ fn write_until_closed(shared: &Shared, durable: bool) {
         if entries.is_empty() {
             break;
         }
-        write(shared, entries, &mut lines, durable);
+        write(shared, entries, &mut lines);
     }
     shared.closed.store(true, SeqCst);
     shared.backlog_grew.notify_one();
 }
 
-fn write(
-    shared: &Shared,
-    entries: Vec<(UsageRecord, oneshot::Sender<bool>)>,
-    lines: &mut Vec<u8>,
-    durable: bool,
-) {
+fn write(shared: &Shared, entries: Vec<(UsageRecord, oneshot::Sender<bool>)>, lines: &mut Vec<u8>) {
     lines.clear();
     for (record, _) in &entries {
         // Plain numbers and strings: encoding into memory cannot fail.
@@ -138,14 +197,10 @@ fn write(
         }
     }
     let count = entries.len() as u64;
-    let written = lock(&shared.segments).append(lines, count, durable);
+    let written = lock(&shared.segments).append(lines, count, shared.durable);
     let (records, acks): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
     match &written {
-        Ok(number) => {
-            shared.settlement.accept(count);
-            lock(&shared.backlog).extend(records.into_iter().map(|r| (*number, r)));
-            shared.backlog_grew.notify_one();
-        }
+        Ok(number) => shared.accept(*number, records),
         Err(error) => {
             tracing::error!(%error, records = count, "the usage journal cannot be written; invocations are refused");
             shared.healthy.store(false, SeqCst);

@@ -65,8 +65,19 @@ impl Segments {
         Ok((segments, records))
     }
 
+    /// Whether the next append will also begin a new segment, which waits for the disk.
+    pub fn is_full(&self) -> bool {
+        self.len >= SEGMENT_BYTES
+    }
+
     /// Appends lines of `records` records and returns the segment's number. After an error nothing of them is left.
     pub fn append(&mut self, lines: &[u8], records: u64, durable: bool) -> io::Result<u64> {
+        if self.is_full()
+            && let Err(error) = self.rotate()
+        {
+            // Only the file is larger than it should be.
+            tracing::warn!(%error, "the usage journal goes on in its old segment");
+        }
         let written =
             self.file.write_all(lines).and_then(|()| if durable { self.file.sync_data() } else { Ok(()) });
         if let Err(e) = written {
@@ -76,14 +87,7 @@ impl Segments {
         }
         self.len += lines.len() as u64;
         *self.unposted.entry(self.current).or_default() += records;
-        let number = self.current;
-        if self.len >= SEGMENT_BYTES
-            && let Err(error) = self.rotate()
-        {
-            // The records are safe; only the file is larger than it should be.
-            tracing::warn!(%error, "the usage journal goes on in its old segment");
-        }
-        Ok(number)
+        Ok(self.current)
     }
 
     fn rotate(&mut self) -> io::Result<()> {
