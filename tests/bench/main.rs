@@ -6,6 +6,7 @@
 
 mod cold_start;
 mod hello;
+mod keepalive;
 mod reference;
 mod report;
 mod served;
@@ -37,6 +38,7 @@ fn main() {
     lines.extend(hello::measure(effort));
     lines.extend(cold_start::measure(effort));
     lines.extend(served::measure(effort));
+    lines.extend(keepalive::measure(effort));
     report::print(&lines);
     report::write(&lines);
 }

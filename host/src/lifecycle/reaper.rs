@@ -6,7 +6,7 @@ use crate::registry::{Registry, RegistryEvent, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
-use vesta_core::keepalive::Idle;
+use vesta_core::keepalive::{Asked, BASE_PRICE, History};
 use vesta_engine::Meter;
 
 /// How exactly keep-alive ends. While nothing is warm the reaper sleeps for good.
@@ -34,13 +34,12 @@ fn let_go_if_idle(activator: &Activator, entry: &Entry) {
     let now = activator.parts.clock.now();
     let mut slot = entry.slot();
     let Slot::Warm(warm) = &*slot else { return };
-    let idle = Idle {
-        since: warm.idle_since,
-        keep_alive: Duration::from_millis(entry.version.manifest.scaling.keep_alive_ms),
-        resident_bytes: warm.loaded.resident_bytes(),
-        cold_start_cpu: warm.cold_start_cpu,
-    };
-    if warm.running == 0 && now >= activator.parts.policy.until(&idle) {
+    let keep_alive = Duration::from_millis(entry.version.manifest.scaling.keep_alive_ms);
+    let asked = Asked { keep_alive: Some(keep_alive), ..Asked::default() };
+    let mut history = History::new();
+    history.started(warm.cold_start_cpu, warm.loaded.resident_bytes());
+    let plan = activator.parts.policy.plan(&history, &asked, BASE_PRICE);
+    if warm.running == 0 && now >= warm.idle_since.saturating_add(plan.linger) {
         // Unmapped outside the lock: it takes a while.
         let gone = std::mem::replace(&mut *slot, Slot::Cold);
         drop(slot);
