@@ -25,6 +25,9 @@ pub struct ModelInfo {
     pub graph_bytes: u64,
     /// Size of the weights, which are mapped.
     pub weights_bytes: u64,
+    /// Of these, large tables of which a run looks up a few rows; they are the file's end.
+    #[serde(default)]
+    pub table_bytes: u64,
     /// Absent when no input could be made up.
     pub dry_run: Option<DryRun>,
     /// What the preparation changed or noticed, for people.

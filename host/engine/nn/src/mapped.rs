@@ -1,0 +1,64 @@
+//! The file of a prepared model's weights, mapped.
+
+use crate::{ModelInfo, ReadAhead, WEIGHTS_FILE};
+use memmap2::{Advice, Mmap};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// How much is read at once: a few huge pages, so that a run that waits for the first of them goes on early.
+const PIECE: usize = 4 << 20;
+
+/// Weights in memory; unmapped when dropped.
+pub struct MappedWeights {
+    map: Mmap,
+    /// Where the tables begin.
+    tables_from: usize,
+}
+
+impl MappedWeights {
+    /// Maps the weights of a prepared directory. Reads nothing yet.
+    pub fn open(dir: &Path, info: &ModelInfo) -> io::Result<MappedWeights> {
+        let file = File::open(dir.join(WEIGHTS_FILE))?;
+        // SAFETY: the file was written by this host into a private directory, which nothing writes to until it is
+        // deleted as a whole; a deleted file stays mapped.
+        #[allow(unsafe_code)]
+        let map = unsafe { Mmap::map(&file) }?;
+        let tables_from = map.len().saturating_sub(usize::try_from(info.table_bytes).unwrap_or(usize::MAX));
+        let weights = MappedWeights { map, tables_from };
+        // All of this is advice: a kernel that does not take it reads as it always does. Huge pages are read in half the time, and
+        // mapped at once; of a table a run reads a few rows, and what lies around them would hold it up.
+        let _ = weights.map.advise_range(Advice::HugePage, 0, weights.tables_from);
+        if info.table_bytes > 0 {
+            let _ = weights.map.advise_range(Advice::Random, weights.tables_from, weights.tables());
+        }
+        Ok(weights)
+    }
+
+    fn tables(&self) -> usize {
+        self.map.len() - self.tables_from
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Reads a part from disk and maps it, in the order of the file.
+    pub fn read_ahead(&self, part: ReadAhead) {
+        let (from, to) = match part {
+            ReadAhead::EveryRun => (0, self.tables_from),
+            ReadAhead::Tables => {
+                let _ = self.map.advise_range(Advice::Normal, self.tables_from, self.tables());
+                let _ = self.map.advise_range(Advice::HugePage, self.tables_from, self.tables());
+                (self.tables_from, self.map.len())
+            }
+        };
+        for piece in (from..to).step_by(PIECE) {
+            let bytes = PIECE.min(to - piece);
+            // Linux before 5.14 does not know it: then the run reads for itself.
+            if self.map.advise_range(Advice::PopulateRead, piece, bytes).is_err() {
+                return;
+            }
+        }
+    }
+}
