@@ -4,11 +4,11 @@
 //! next piece of the body, or for the end. Dropping it ends the guest at once.
 
 use crate::epoch::{Running, Ticker};
+use crate::load::Loaded;
 use crate::logs::{GuestLog, GuestStream, LogSink, Stream};
 use crate::meter::{Meter, Stop};
 use crate::nn::{NnCtx, NnView};
 use crate::outbound::Outbound;
-use crate::runtime::Loaded;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use std::future::{Future, poll_fn};
@@ -195,7 +195,9 @@ where
     let scheme = if tls { Scheme::Https } else { Scheme::Http };
     let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let head = store.data_mut().http().new_response_outparam(send_head)?;
+    let begun = Instant::now();
     let proxy = loaded.pre.instantiate_async(&mut store).await?;
+    loaded.instance_made(begun);
     proxy.wasi_http_incoming_handler().call_handle(&mut store, request, head).await
 }
 
