@@ -23,7 +23,7 @@ mod weights;
 mod wire;
 
 pub use error::{LoadError, PrepareError, RunError};
-pub use info::{DryRun, ModelInfo, ModelLimits};
+pub use info::{DryRun, Lookup, ModelInfo, ModelLimits};
 pub use prepare::{compat, prepare};
 pub use rten::Rten;
 pub use tensor::{Port, Signature, Tensor, TensorError, TensorType};

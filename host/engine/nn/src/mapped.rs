@@ -1,19 +1,26 @@
 //! The file of a prepared model's weights, mapped.
 
-use crate::{ModelInfo, ReadAhead, WEIGHTS_FILE};
+use crate::{Lookup, ModelInfo, ReadAhead, WEIGHTS_FILE};
 use memmap2::{Advice, Mmap};
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// How much is read at once: a few huge pages, so that a run that waits for the first of them goes on early.
 const PIECE: usize = 4 << 20;
+
+/// Most rows that are fetched by themselves for a run; with more of them, most of the table is wanted anyway.
+const ROWS_MAX: usize = 1024;
 
 /// Weights in memory; unmapped when dropped.
 pub struct MappedWeights {
     map: Mmap,
     /// Where the tables begin.
     tables_from: usize,
+    lookups: Vec<Lookup>,
+    /// Whether something is read ahead just now.
+    busy: AtomicBool,
 }
 
 impl MappedWeights {
@@ -25,7 +32,8 @@ impl MappedWeights {
         #[allow(unsafe_code)]
         let map = unsafe { Mmap::map(&file) }?;
         let tables_from = map.len().saturating_sub(usize::try_from(info.table_bytes).unwrap_or(usize::MAX));
-        let weights = MappedWeights { map, tables_from };
+        let lookups = info.lookups.clone();
+        let weights = MappedWeights { map, tables_from, lookups, busy: AtomicBool::new(false) };
         // All of this is advice: a kernel that does not take it reads as it always does. Huge pages are read in half the time, and
         // mapped at once; of a table a run reads a few rows, and what lies around them would hold it up.
         let _ = weights.map.advise_range(Advice::HugePage, 0, weights.tables_from);
@@ -43,8 +51,24 @@ impl MappedWeights {
         &self.map
     }
 
+    /// While other weights are read ahead: has the kernel read the rows that a run with this input is about to look up, all at
+    /// once. One after another, each would wait behind them.
+    pub fn fetch_rows(&self, input: &str, numbers: impl Iterator<Item = i64> + Clone) {
+        if !self.busy.load(Relaxed) {
+            return;
+        }
+        for table in self.lookups.iter().filter(|table| table.input == input) {
+            let rows = numbers.clone().filter_map(|n| u64::try_from(n).ok()).filter(|n| *n < table.rows);
+            for row in rows.take(ROWS_MAX) {
+                let offset = (table.offset + row * table.row_bytes) as usize;
+                let _ = self.map.advise_range(Advice::WillNeed, offset, table.row_bytes as usize);
+            }
+        }
+    }
+
     /// Reads a part from disk and maps it, in the order of the file.
     pub fn read_ahead(&self, part: ReadAhead) {
+        self.busy.store(true, Relaxed);
         let (from, to) = match part {
             ReadAhead::EveryRun => (0, self.tables_from),
             ReadAhead::Tables => {
@@ -57,8 +81,10 @@ impl MappedWeights {
             let bytes = PIECE.min(to - piece);
             // Linux before 5.14 does not know it: then the run reads for itself.
             if self.map.advise_range(Advice::PopulateRead, piece, bytes).is_err() {
-                return;
+                break;
             }
         }
+        // The tables are the last part.
+        self.busy.store(part == ReadAhead::EveryRun, Relaxed);
     }
 }

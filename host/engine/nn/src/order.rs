@@ -2,14 +2,19 @@
 //! its end stays ahead of a run that has begun.
 
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Smaller tables are read with everything else: looking up their rows one by one from a disk would cost more.
 const TABLE_BYTES_MIN: u64 = 4 << 20;
 
 /// Where weights are used.
 #[derive(Debug, Default)]
-pub struct Order(HashMap<String, Use>);
+pub struct Order {
+    uses: HashMap<String, Use>,
+    /// What is looked up, and the name of the value that tells the rows.
+    lookups: Vec<(String, String)>,
+    inputs: HashSet<String>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Use {
@@ -29,7 +34,8 @@ pub struct Place {
 impl Order {
     /// Nodes of a graph stand in an order in which they can be run.
     pub fn of(graph: &GraphProto) -> Order {
-        let mut order = Order::default();
+        let inputs = graph.input.iter().filter_map(|input| input.name.clone()).collect();
+        let mut order = Order { inputs, ..Order::default() };
         order.walk(graph, &mut 0);
         order
     }
@@ -37,10 +43,13 @@ impl Order {
     fn walk(&mut self, graph: &GraphProto, count: &mut usize) {
         for node in &graph.node {
             *count += 1;
+            if let ([table, rows, ..], true) = (&node.input[..], looks_up_rows(node)) {
+                self.lookups.push((table.clone(), rows.clone()));
+            }
             for (index, name) in node.input.iter().enumerate() {
                 let lookup = index == 0 && looks_up_rows(node);
                 let first = *count;
-                let found = self.0.entry(name.clone()).or_insert(Use { first, lookup });
+                let found = self.uses.entry(name.clone()).or_insert(Use { first, lookup });
                 found.lookup &= lookup;
             }
             for attribute in &node.attribute {
@@ -51,17 +60,24 @@ impl Order {
         }
         // What is an output is read as a whole.
         for output in &graph.output {
-            if let Some(found) = output.name.as_ref().and_then(|name| self.0.get_mut(name)) {
+            if let Some(found) = output.name.as_ref().and_then(|name| self.uses.get_mut(name)) {
                 found.lookup = false;
             }
         }
+    }
+
+    /// The graph's inputs that are numbers of rows of this table.
+    pub fn inputs_that_look_up(&self, table: Option<&str>) -> impl Iterator<Item = &str> {
+        let found =
+            self.lookups.iter().filter(move |(of, rows)| table == Some(of) && self.inputs.contains(rows));
+        found.map(|(_, rows)| rows.as_str())
     }
 
     /// The place of the weights of this name.
     pub fn place(&self, name: Option<&str>, bytes: u64) -> Place {
         // What no node reads is read by nobody.
         let unused = Use { first: usize::MAX, lookup: false };
-        let found = name.and_then(|name| self.0.get(name)).copied().unwrap_or(unused);
+        let found = name.and_then(|name| self.uses.get(name)).copied().unwrap_or(unused);
         Place { table: found.lookup && bytes >= TABLE_BYTES_MIN, first: found.first }
     }
 }

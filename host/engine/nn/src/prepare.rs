@@ -74,6 +74,7 @@ pub fn prepare(
         graph_bytes,
         weights_bytes: weights.bytes,
         table_bytes: weights.table_bytes,
+        lookups: weights.lookups,
         dry_run: None,
         notes,
     };

@@ -6,7 +6,7 @@ use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::prepare::read_info;
 use crate::{
     Backend, GRAPH_FILE, Graph, LoadError, Port, ReadAhead, RunError, RunOutput, Signature, Tensor,
-    WEIGHTS_FILE,
+    TensorType, WEIGHTS_FILE,
 };
 use ::rten::{DataType, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType};
 use prost::Message;
@@ -147,6 +147,12 @@ impl Graph for RtenGraph {
 
     fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<RunOutput, RunError> {
         let inputs = self.sort_inputs(inputs)?;
+        for (port, tensor) in self.signature.inputs.iter().zip(&inputs) {
+            if tensor.ty == TensorType::I64 {
+                let numbers = tensor.data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+                self.weights.fetch_rows(&port.name, numbers);
+            }
+        }
         let pool = POOL.with(|p| Arc::clone(p.get_or_init(|| Arc::new(ThreadPool::with_num_threads(1)))));
         // Inside of the pool the engine computes on the very same thread, so one clock sees all of it.
         let (outputs, cpu_ns) = pool.run(|| {

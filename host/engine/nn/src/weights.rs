@@ -1,8 +1,8 @@
 //! Moves the weights out of a graph into a file beside it, in the types that the engine computes with, so that loading maps them as they are.
 
-use crate::WEIGHTS_FILE;
 use crate::onnx::*;
 use crate::order::{Order, constants};
+use crate::{Lookup, WEIGHTS_FILE};
 use bytes::Bytes;
 use half::f16;
 use std::io::{self, Write};
@@ -15,11 +15,12 @@ const ALIGNMENT: u64 = 64;
 const PAGE: u64 = 4096;
 
 /// What was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     pub bytes: u64,
     /// Of these, the tables at the end of the file: a run looks up a few of their rows.
     pub table_bytes: u64,
+    pub lookups: Vec<Lookup>,
 }
 
 /// Writes all large tensors of a graph that was checked, and of the graphs in it, one after another: first what every run reads
@@ -30,18 +31,23 @@ pub fn take_weights(graph: &mut GraphProto, out: impl Write) -> io::Result<Writt
     constants(graph, &mut |name, tensor| {
         let bytes = engine_bytes(tensor);
         if bytes > INLINE_BYTES_MAX {
-            large.push((order.place(name, bytes), tensor));
+            large.push((order.place(name, bytes), name.map(str::to_owned), tensor));
         }
     });
     large.sort_by_key(|(place, ..)| *place);
     let mut out = Blocks::new(out);
     let mut tables_from = None;
-    for (place, tensor) in large {
+    let mut lookups = Vec::new();
+    for (place, name, tensor) in large {
         let Some((data_type, data)) = engine_data(tensor) else { continue };
         let alignment = if place.table && tables_from.is_none() { PAGE } else { ALIGNMENT };
         let offset = out.align(alignment)?;
         if place.table {
             tables_from.get_or_insert(offset);
+            let rows = tensor.dims.first().map_or(1, |rows| rows.unsigned_abs().max(1));
+            let row_bytes = data.len() as u64 / rows;
+            let inputs = order.inputs_that_look_up(name.as_deref());
+            lookups.extend(inputs.map(|input| Lookup { input: input.into(), offset, rows, row_bytes }));
         }
         out.write(&data)?;
         let entry =
@@ -60,7 +66,7 @@ pub fn take_weights(graph: &mut GraphProto, out: impl Write) -> io::Result<Writt
         };
     }
     let bytes = out.finish()?;
-    Ok(Written { bytes, table_bytes: tables_from.map_or(0, |from| bytes - from) })
+    Ok(Written { bytes, table_bytes: tables_from.map_or(0, |from| bytes - from), lookups })
 }
 
 /// Writes in whole, aligned blocks of the size of a huge page: then the page cache may hold the file in huge pages,

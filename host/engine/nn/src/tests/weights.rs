@@ -2,7 +2,7 @@
 
 use super::build::*;
 use crate::onnx::*;
-use crate::{Backend, ReadAhead, Rten, WEIGHTS_FILE};
+use crate::{Backend, Lookup, ReadAhead, Rten, WEIGHTS_FILE};
 use std::path::Path;
 
 const ROWS: i64 = 2_000;
@@ -49,6 +49,9 @@ fn tables_stand_last_and_are_looked_up_there() {
     let prepared = prepare_model(&lookup());
     let info = prepared.result.as_ref().expect("prepared");
     assert_eq!((info.table_bytes, info.weights_bytes), (TABLE_BYTES, TABLE_BYTES + FACTORS_BYTES));
+    let lookup =
+        Lookup { input: "ids".into(), offset: FACTORS_BYTES, rows: ROWS as u64, row_bytes: 4 * WIDTH as u64 };
+    assert_eq!(info.lookups, [lookup]);
     let file = std::fs::read(prepared.dir.path().join(WEIGHTS_FILE)).expect("weights");
     assert_eq!(file[..4], 1f32.to_le_bytes(), "the factors come first, though their initializer is second");
     let graph = Rten.load(prepared.dir.path()).expect("loads");
