@@ -3,7 +3,7 @@
 //! Nothing is spawned: [`Run`] is polled by the task of its request, as part of waiting for the head, for the
 //! next piece of the body, or for the end. Dropping it ends the guest at once.
 
-use crate::epoch::{Running, Ticker};
+use crate::epoch::Ticker;
 use crate::load::Loaded;
 use crate::logs::{GuestLog, GuestStream, LogSink, Stream};
 use crate::meter::{Meter, Stop};
@@ -128,7 +128,7 @@ pub struct Run {
     meter: Arc<Meter>,
     timer: Pin<Box<tokio::time::Sleep>>,
     ended: Option<Ended>,
-    running: Option<Running>,
+    ticker: Arc<Ticker>,
 }
 
 /// Creates the instance's state and the future that runs it; nothing runs before it is polled.
@@ -155,7 +155,7 @@ where
         meter,
         timer,
         ended: None,
-        running: Some(ticker.enter()),
+        ticker: ticker.clone(),
     }
 }
 
@@ -314,12 +314,14 @@ impl Run {
     /// Ends the guest where it stands.
     pub fn stop(&mut self) {
         self.guest = None;
-        self.running = None;
     }
 
     fn poll_guest(&mut self, cx: &mut Context<'_>) {
         let Some(guest) = &mut self.guest else { return };
-        let ended = match self.meter.poll(guest.as_mut(), cx) {
+        let running = self.ticker.enter();
+        let polled = self.meter.poll(guest.as_mut(), cx);
+        drop(running);
+        let ended = match polled {
             Poll::Ready(result) => classify(result, &self.meter),
             Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => Ended::wall_limit(),
             Poll::Pending => return,

@@ -8,6 +8,7 @@ mod compile;
 mod config;
 pub mod cpu;
 mod epoch;
+mod heap;
 mod instance;
 mod load;
 pub mod logs;

@@ -27,6 +27,10 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 /// A kernel reads no more at one request than its read-ahead window, at least this much where it matters, in bytes.
 const READ_AHEAD_BYTES: u64 = 512 << 10;
 
+/// Most cold starts that load their models on a thread of their own, while another waits for it: less than the runtime has
+/// threads that may block (512), since else all of them could be waiting and none be left to load.
+pub(crate) const BESIDE_MAX: usize = 64;
+
 /// A function in memory, ready to run. Dropping the last reference takes code and models out of the process.
 pub struct Loaded {
     pub(crate) pre: ProxyPre<State>,
@@ -136,7 +140,8 @@ impl Runtime {
         Ok((loaded, report))
     }
 
-    /// Loads models on another thread, which reads their weights ahead after it has handed them over.
+    /// Loads models on another thread, which reads their weights ahead after it has handed them over. With too many cold starts at
+    /// once, all of that is done here and now.
     fn load_models_beside(
         self: &Arc<Self>,
         models: &[ModelRef],
@@ -146,13 +151,16 @@ impl Runtime {
         }
         let (hand_over, handed_over) = oneshot::channel();
         let (runtime, models) = (self.clone(), models.to_vec());
-        Handle::current().spawn_blocking(move || {
+        let permit = self.beside.clone().try_acquire_owned().ok();
+        let is_permitted = permit.is_some();
+        let work = move || {
             let loaded = runtime.load_models(&models);
             let (fresh, took) = match &loaded {
                 Ok(loaded) => (loaded.fresh.clone(), loaded.read_ahead_ns.clone()),
                 Err(_) => Default::default(),
             };
             let _ = hand_over.send(loaded);
+            drop(permit);
             let begun = Instant::now();
             for part in [ReadAhead::EveryRun, ReadAhead::Tables] {
                 for graph in &fresh {
@@ -160,7 +168,12 @@ impl Runtime {
                 }
             }
             took.store(begun.elapsed().as_nanos() as u64, Relaxed);
-        });
+        };
+        if is_permitted {
+            Handle::current().spawn_blocking(work);
+        } else {
+            work();
+        }
         Some(handed_over)
     }
 

@@ -3,15 +3,16 @@
 use crate::child::{self, Answer, ChildError, ChildLimits, Job};
 use crate::epoch::Ticker;
 use crate::instance::{self, Invocation, Run, State};
-use crate::load::Loaded;
+use crate::load::{self, Loaded};
 use crate::pool::InferencePool;
 use crate::store::{CodeStore, StoreError};
-use crate::{compile, config};
+use crate::{compile, config, heap};
 use bytes::Bytes;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
+use tokio::sync::Semaphore;
 use vesta_core::Digest;
 use vesta_core::manifest::Encoding;
 use vesta_nn::{Backend, Graph, ModelInfo, ModelLimits, Rten};
@@ -94,12 +95,15 @@ pub struct Runtime {
     /// Loaded models by their prepared directory, shared by every function that uses the same bytes.
     pub(crate) graphs: Mutex<HashMap<PathBuf, Weak<dyn Graph>>>,
     pub(crate) pool: Arc<InferencePool>,
+    /// Places of threads that load models beside a cold start.
+    pub(crate) beside: Arc<Semaphore>,
     ticker: Arc<Ticker>,
     pub(crate) config: RuntimeConfig,
 }
 
 impl Runtime {
     pub fn new(config: RuntimeConfig) -> Result<Runtime, EngineError> {
+        heap::keep();
         let engine = wasmtime::Engine::new(&config::serving(config.instances_max)).map_err(runtime_error)?;
         let linker = compile::linker(&engine).map_err(runtime_error)?;
         let code = CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), config.cache_key)?;
@@ -120,6 +124,7 @@ impl Runtime {
             backend,
             graphs: Mutex::default(),
             pool,
+            beside: Arc::new(Semaphore::new(load::BESIDE_MAX)),
             ticker,
             config,
         })
