@@ -49,7 +49,6 @@ pub fn run(args: ServeArgs) -> Result<()> {
     init_tracing();
     cpu::register_thread("main");
     raise_descriptor_limit();
-    vesta_engine::heap::share_arenas();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("vesta-worker")

@@ -20,6 +20,7 @@ pub fn run(role: &str, arguments: &[String]) {
             run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), 1);
             println!("{}", begun.elapsed().as_nanos());
         }
+        "reference-read" => crate::cold_start::read_files(arguments),
         "reference-loop" => {
             let n = arguments[2].parse().expect("a number of runs");
             println!("{}", run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), n));

@@ -86,6 +86,26 @@ fn ninety_megabytes_of_weights_come_and_go_without_a_trace() {
 }
 
 #[test]
+fn a_warm_request_touches_no_fresh_memory() {
+    let Some(package) = crate::examples::text_embed("text-embed") else { return };
+    let host = Host::builder().config(ONE_INFERENCE_THREAD).start();
+    package.deploy(&host.control());
+    let body = crate::examples::text_request(&"the hearth that is always ready ".repeat(12));
+    let invoke = || host.data().send("POST", "/fn/default/text-embed/", &[], body.as_bytes()).expect(200);
+    for _ in 0..10 {
+        invoke();
+    }
+    let before = host.process().page_faults();
+    for _ in 0..20 {
+        invoke();
+    }
+    let faults = (host.process().page_faults() - before) / 20;
+    println!("{faults} page faults a request");
+    // A heap that is given back after each run takes more than a hundred.
+    assert!(faults <= 20, "{faults} page faults a request");
+}
+
+#[test]
 fn a_warm_function_is_not_started_again() {
     let host = Host::shared();
     Package::rogue("stays").deploy(&host.control());

@@ -65,6 +65,14 @@ impl Process {
         self.rollup("Pss")
     }
 
+    /// Pages that were mapped on first touch up to now.
+    pub fn page_faults(&self) -> u64 {
+        let stat = self.read("stat");
+        // The name, in brackets, may have spaces; `minflt` is the tenth field in all.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        fields.split_whitespace().nth(7).and_then(|n| n.parse().ok()).expect("minflt")
+    }
+
     pub fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.id)).expect("the process lives").count()
     }

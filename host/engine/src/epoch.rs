@@ -1,5 +1,5 @@
-//! One thread that advances the engine's epoch every millisecond while a guest runs, and sleeps otherwise:
-//! an idle host burns nothing.
+//! One thread that advances the engine's epoch every millisecond while a guest is polled, and sleeps otherwise: neither an
+//! idle host nor one whose guests wait for models burns anything.
 
 use crate::cpu;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -9,10 +9,11 @@ use std::time::Duration;
 
 /// Time between two epochs: how long a runaway guest may go unchecked.
 pub const TICK: Duration = Duration::from_millis(1);
-/// Ticks that go on after the last guest ended, so that a steady load never wakes the thread anew.
-const LINGER_TICKS: u32 = 100;
+/// Ticks that go on after the last poll: under a dense load the thread is never woken anew, and under a thin one a request costs
+/// a few ticks instead of one for each millisecond of a model's run.
+const LINGER_TICKS: u32 = 3;
 
-/// Starts and stops ticking with the number of running guests.
+/// Starts and stops ticking with the number of guests that are polled.
 pub(crate) struct Ticker {
     running: AtomicUsize,
     asleep: AtomicBool,
@@ -54,7 +55,7 @@ impl Ticker {
         Ok(ticker)
     }
 
-    /// A guest begins to run.
+    /// A guest is about to be polled.
     pub fn enter(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, SeqCst);
         if self.asleep.load(SeqCst)
@@ -66,7 +67,7 @@ impl Ticker {
     }
 }
 
-/// Held while a guest runs.
+/// Held while a guest is polled.
 pub(crate) struct Running(Arc<Ticker>);
 
 impl Drop for Running {

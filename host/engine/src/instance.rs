@@ -3,12 +3,12 @@
 //! Nothing is spawned: [`Run`] is polled by the task of its request, as part of waiting for the head, for the
 //! next piece of the body, or for the end. Dropping it ends the guest at once.
 
-use crate::epoch::{Running, Ticker};
+use crate::epoch::Ticker;
+use crate::load::Loaded;
 use crate::logs::{GuestLog, GuestStream, LogSink, Stream};
 use crate::meter::{Meter, Stop};
 use crate::nn::{NnCtx, NnView};
 use crate::outbound::Outbound;
-use crate::runtime::Loaded;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use std::future::{Future, poll_fn};
@@ -128,7 +128,7 @@ pub struct Run {
     meter: Arc<Meter>,
     timer: Pin<Box<tokio::time::Sleep>>,
     ended: Option<Ended>,
-    running: Option<Running>,
+    ticker: Arc<Ticker>,
 }
 
 /// Creates the instance's state and the future that runs it; nothing runs before it is polled.
@@ -155,7 +155,7 @@ where
         meter,
         timer,
         ended: None,
-        running: Some(ticker.enter()),
+        ticker: ticker.clone(),
     }
 }
 
@@ -198,7 +198,9 @@ where
     let scheme = if tls { Scheme::Https } else { Scheme::Http };
     let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let head = store.data_mut().http().new_response_outparam(send_head)?;
+    let begun = Instant::now();
     let proxy = loaded.pre.instantiate_async(&mut store).await?;
+    loaded.instance_made(begun);
     proxy.wasi_http_incoming_handler().call_handle(&mut store, request, head).await
 }
 
@@ -315,12 +317,14 @@ impl Run {
     /// Ends the guest where it stands.
     pub fn stop(&mut self) {
         self.guest = None;
-        self.running = None;
     }
 
     fn poll_guest(&mut self, cx: &mut Context<'_>) {
         let Some(guest) = &mut self.guest else { return };
-        let ended = match self.meter.poll(guest.as_mut(), cx) {
+        let running = self.ticker.enter();
+        let polled = self.meter.poll(guest.as_mut(), cx);
+        drop(running);
+        let ended = match polled {
             Poll::Ready(result) => classify(result, &self.meter),
             Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => Ended::wall_limit(),
             Poll::Pending => return,

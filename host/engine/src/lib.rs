@@ -8,8 +8,9 @@ mod compile;
 mod config;
 pub mod cpu;
 mod epoch;
-pub mod heap;
+mod heap;
 mod instance;
+mod load;
 pub mod logs;
 mod meter;
 mod nn;
@@ -19,8 +20,9 @@ mod runtime;
 mod store;
 
 pub use instance::{Ended, Invocation, Run};
+pub use load::{LoadReport, Loaded};
 pub use meter::Meter;
-pub use runtime::{EngineError, LoadReport, Loaded, Runtime, RuntimeConfig};
+pub use runtime::{EngineError, Runtime, RuntimeConfig};
 pub use vesta_nn::{ModelInfo, ModelLimits};
 /// The error of a request body that the host hands to a guest.
 pub use wasmtime_wasi_http::Error as BodyError;

@@ -1,7 +1,7 @@
 //! The inference threads: models run here and never on an async worker.
 
-use crate::cpu;
 use crate::meter::Meter;
+use crate::{cpu, heap};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -98,24 +98,36 @@ impl Drop for InferencePool {
 
 fn work(shared: &Shared) {
     cpu::register_thread("inference");
-    loop {
-        let mut queue = shared.queue();
-        let job = loop {
-            if let Some(job) = queue.jobs.pop_front() {
-                break Some(job);
-            }
-            if queue.closed {
-                break None;
-            }
-            queue = shared.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        };
-        drop(queue);
-        match job {
-            Some(job) => run(job),
-            None => break,
-        }
+    while let Some(job) = next(shared) {
+        run(job);
     }
     cpu::unregister_thread();
+}
+
+/// Waits for the next job; none comes after the queue was closed.
+fn next(shared: &Shared) -> Option<Job> {
+    let mut queue = shared.queue();
+    let mut idle = false;
+    loop {
+        if let Some(job) = queue.jobs.pop_front() {
+            return Some(job);
+        }
+        if queue.closed {
+            return None;
+        }
+        if idle {
+            queue = shared.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        }
+        let waited = shared.ready.wait_timeout(queue, heap::IDLE).unwrap_or_else(PoisonError::into_inner);
+        queue = waited.0;
+        if waited.1.timed_out() && queue.jobs.is_empty() {
+            drop(queue);
+            heap::let_go();
+            idle = true;
+            queue = shared.queue();
+        }
+    }
 }
 
 fn run(job: Job) {

@@ -1,25 +1,22 @@
-//! The runtime of one host: it prepares uploads, loads functions, and starts invocations.
+//! The runtime of one host: it prepares uploads and starts invocations of functions that [`load`](crate::load) made warm.
 
 use crate::child::{self, Answer, ChildError, ChildLimits, Job};
 use crate::epoch::Ticker;
 use crate::instance::{self, Invocation, Run, State};
-use crate::nn::Models;
-use crate::outbound::OutboundPolicy;
+use crate::load::{self, Loaded};
 use crate::pool::InferencePool;
 use crate::store::{CodeStore, StoreError};
-use crate::{compile, config, cpu};
+use crate::{compile, config, heap};
 use bytes::Bytes;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, Weak};
+use tokio::sync::Semaphore;
 use vesta_core::Digest;
-use vesta_core::limits::Limits;
-use vesta_core::manifest::{Encoding, PackageManifest};
+use vesta_core::manifest::Encoding;
 use vesta_nn::{Backend, Graph, ModelInfo, ModelLimits, Rten};
-use wasmtime::component::{Component, Linker};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime::component::Linker;
 
 /// What a runtime is made with.
 #[derive(Debug, Clone)]
@@ -84,53 +81,29 @@ impl EngineError {
     }
 }
 
-fn runtime_error(e: wasmtime::Error) -> EngineError {
+pub(crate) fn runtime_error(e: wasmtime::Error) -> EngineError {
     EngineError::Runtime(format!("{e:#}"))
 }
 
 /// The runtime of one host.
 pub struct Runtime {
-    engine: wasmtime::Engine,
-    linker: Linker<State>,
-    code: CodeStore,
+    pub(crate) engine: wasmtime::Engine,
+    pub(crate) linker: Linker<State>,
+    pub(crate) code: CodeStore,
     models_dir: PathBuf,
-    backend: Box<dyn Backend>,
+    pub(crate) backend: Box<dyn Backend>,
     /// Loaded models by their prepared directory, shared by every function that uses the same bytes.
-    graphs: Mutex<HashMap<PathBuf, Weak<dyn Graph>>>,
-    pool: Arc<InferencePool>,
-    ticker: Arc<Ticker>,
-    config: RuntimeConfig,
-}
-
-/// A function in memory, ready to run. Dropping the last reference takes code and models out of the process.
-pub struct Loaded {
-    pub(crate) pre: ProxyPre<State>,
-    pub(crate) models: Arc<Models>,
+    pub(crate) graphs: Mutex<HashMap<PathBuf, Weak<dyn Graph>>>,
     pub(crate) pool: Arc<InferencePool>,
-    pub(crate) limits: Limits,
-    pub(crate) variables: Vec<(String, String)>,
-    pub(crate) outbound: Arc<OutboundPolicy>,
-    resident_bytes: u64,
-}
-
-impl Loaded {
-    /// Bytes that the function holds while it is warm: mapped code and models.
-    pub fn resident_bytes(&self) -> u64 {
-        self.resident_bytes
-    }
-}
-
-/// What a cold start consisted of.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LoadReport {
-    pub code_ns: u64,
-    pub models_ns: u64,
-    /// CPU time of the loading thread.
-    pub cpu_ns: u64,
+    /// Places of threads that load models beside a cold start.
+    pub(crate) beside: Arc<Semaphore>,
+    ticker: Arc<Ticker>,
+    pub(crate) config: RuntimeConfig,
 }
 
 impl Runtime {
     pub fn new(config: RuntimeConfig) -> Result<Runtime, EngineError> {
+        heap::keep();
         let engine = wasmtime::Engine::new(&config::serving(config.instances_max)).map_err(runtime_error)?;
         let linker = compile::linker(&engine).map_err(runtime_error)?;
         let code = CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), config.cache_key)?;
@@ -151,6 +124,7 @@ impl Runtime {
             backend,
             graphs: Mutex::default(),
             pool,
+            beside: Arc::new(Semaphore::new(load::BESIDE_MAX)),
             ticker,
             config,
         })
@@ -220,66 +194,8 @@ impl Runtime {
         let _ = std::fs::remove_dir_all(self.model_dir(digest));
     }
 
-    fn model_dir(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn model_dir(&self, digest: &Digest) -> PathBuf {
         self.models_dir.join(format!("{}-{}", digest.hex(), vesta_nn::compat()))
-    }
-
-    /// The cold start: maps a function's code and models. Blocks for some milliseconds of file work.
-    pub fn load(&self, manifest: &PackageManifest) -> Result<(Loaded, LoadReport), EngineError> {
-        let cpu = cpu::thread_cpu_ns();
-        let begun = Instant::now();
-        let (pre, code_bytes) = self.load_component(&manifest.component.digest)?;
-        let code_ns = begun.elapsed().as_nanos() as u64;
-        let mut models = Models::new();
-        for model in &manifest.models {
-            models.insert(model.name.clone(), self.load_model(&model.name, &model.blob.digest)?);
-        }
-        let models_ns = begun.elapsed().as_nanos() as u64 - code_ns;
-        let resident_bytes = code_bytes + models.values().map(|g| g.resident_bytes()).sum::<u64>();
-        let outbound = OutboundPolicy {
-            hosts: manifest.outbound.clone(),
-            allow_networks: self.config.outbound_allow_networks.clone(),
-        };
-        let loaded = Loaded {
-            pre,
-            models: Arc::new(models),
-            pool: self.pool.clone(),
-            limits: manifest.limits,
-            variables: manifest.variables.clone().into_iter().collect(),
-            outbound: Arc::new(outbound),
-            resident_bytes,
-        };
-        Ok((loaded, LoadReport { code_ns, models_ns, cpu_ns: cpu::thread_cpu_ns() - cpu }))
-    }
-
-    fn load_component(&self, digest: &Digest) -> Result<(ProxyPre<State>, u64), EngineError> {
-        let path = self.code.verified(digest)?;
-        let bytes = std::fs::metadata(&path)?.len();
-        // SAFETY: the file is native code that this host's child compiled: its MAC under the host's key was
-        // checked just now or earlier in this process, and its directory is private to the host's user, so
-        // that nobody else can have changed it since.
-        #[allow(unsafe_code)]
-        let component = unsafe { Component::deserialize_file(&self.engine, &path) }.map_err(runtime_error)?;
-        let pre = self.linker.instantiate_pre(&component).map_err(runtime_error)?;
-        Ok((ProxyPre::new(pre).map_err(runtime_error)?, bytes))
-    }
-
-    fn load_model(&self, name: &str, digest: &Digest) -> Result<Arc<dyn Graph>, EngineError> {
-        let dir = self.model_dir(digest);
-        // Held while loading: two functions that start at once with the same model load it once.
-        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-        graphs.retain(|_, graph| graph.strong_count() > 0);
-        if let Some(graph) = graphs.get(&dir).and_then(Weak::upgrade) {
-            return Ok(graph);
-        }
-        let failed = |e: vesta_nn::LoadError| EngineError::Model { name: name.into(), detail: e.to_string() };
-        let graph = self.backend.load(&dir).map_err(|e| {
-            // Without its description a prepared model counts as missing, and is made anew.
-            let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
-            failed(e)
-        })?;
-        graphs.insert(dir, Arc::downgrade(&graph));
-        Ok(graph)
     }
 
     /// Begins an invocation of a loaded function. `request` is what the guest sees; `tls` is the scheme it is told.

@@ -25,11 +25,27 @@ pub struct ModelInfo {
     pub graph_bytes: u64,
     /// Size of the weights, which are mapped.
     pub weights_bytes: u64,
+    /// Of these, large tables of which a run looks up a few rows; they are the file's end.
+    #[serde(default)]
+    pub table_bytes: u64,
+    /// Which rows of the tables a run will look up can be told from its inputs.
+    #[serde(default)]
+    pub lookups: Vec<Lookup>,
     /// Absent when no input could be made up.
     pub dry_run: Option<DryRun>,
     /// What the preparation changed or noticed, for people.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// An input whose values are numbers of rows of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookup {
+    pub input: String,
+    /// Where the table begins in the file of weights, in bytes.
+    pub offset: u64,
+    pub rows: u64,
+    pub row_bytes: u64,
 }
 
 /// A trial run at deploy, with zeros for inputs.

@@ -11,7 +11,9 @@ mod dry_run;
 mod edit;
 mod error;
 mod info;
+mod mapped;
 mod onnx;
+mod order;
 mod prepare;
 mod quirks;
 mod rten;
@@ -21,7 +23,7 @@ mod weights;
 mod wire;
 
 pub use error::{LoadError, PrepareError, RunError};
-pub use info::{DryRun, ModelInfo, ModelLimits};
+pub use info::{DryRun, Lookup, ModelInfo, ModelLimits};
 pub use prepare::{compat, prepare};
 pub use rten::Rten;
 pub use tensor::{Port, Signature, Tensor, TensorError, TensorType};
@@ -46,6 +48,15 @@ pub struct RunOutput {
     pub cpu_ns: u64,
 }
 
+/// A part of a model's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadAhead {
+    /// What every run reads as a whole, in the order of its use.
+    EveryRun,
+    /// Large tables of which a run looks up a few rows.
+    Tables,
+}
+
 /// A loaded model. Runs may overlap; each is independent of the others.
 pub trait Graph: Send + Sync {
     fn signature(&self) -> &Signature;
@@ -55,6 +66,10 @@ pub trait Graph: Send + Sync {
     /// # Errors
     /// [`RunError::is_bad_input`] tells the caller's mistakes from the engine's failures.
     fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<RunOutput, RunError>;
+
+    /// Reads weights from disk that are not in memory yet; blocks meanwhile. A run may go on beside it, and waits only for what
+    /// it needs. Failures show when the model runs.
+    fn read_ahead(&self, part: ReadAhead);
 
     /// Upper bound of the memory that the loaded model holds between runs, mapped weights included, in bytes.
     fn resident_bytes(&self) -> u64;

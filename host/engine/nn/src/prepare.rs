@@ -1,7 +1,7 @@
 //! Deploy-time work on a model, done once: check it, rewrite it so that it loads fast, try it.
 
 use crate::onnx::*;
-use crate::weights::WeightsWriter;
+use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
     WEIGHTS_FILE, check, dry_run, quirks, rten, softmax, wire,
@@ -10,12 +10,12 @@ use bytes::Bytes;
 use prost::Message;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 use vesta_core::manifest::Encoding;
 
 /// Number of the format of prepared directories, and the engine's version as in the workspace's manifest.
-const COMPAT: &str = "1-rten0.27";
+const COMPAT: &str = "2-rten0.27";
 
 /// A name for what prepared directories depend on. Where it changes, they have to be prepared anew.
 pub fn compat() -> String {
@@ -58,7 +58,7 @@ pub fn prepare(
     if !checked.clamped.is_empty() {
         notes.push(format!("clamped to 32 bits: {}", checked.clamped.join(", ")));
     }
-    let weights_bytes = write_weights(graph, out_dir)?;
+    let weights = write_weights(graph, out_dir)?;
     model.functions.clear();
     let graph_bytes = write_file(&out_dir.join(GRAPH_FILE), &model.encode_to_vec())?;
     drop(model);
@@ -72,7 +72,9 @@ pub fn prepare(
         parameters: checked.parameters,
         source_bytes,
         graph_bytes,
-        weights_bytes,
+        weights_bytes: weights.bytes,
+        table_bytes: weights.table_bytes,
+        lookups: weights.lookups,
         dry_run: None,
         notes,
     };
@@ -184,14 +186,14 @@ fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) ->
 
 const WRITE: &str = "write the prepared model";
 
-fn write_weights(graph: &mut GraphProto, out_dir: &Path) -> Result<u64, PrepareError> {
-    let io = |source| PrepareError::Io { action: WRITE, source };
-    let file = File::create(out_dir.join(WEIGHTS_FILE)).map_err(io)?;
-    let mut writer = WeightsWriter::new(BufWriter::new(file));
-    writer.take_graph(graph).map_err(io)?;
-    let (file, size) = writer.finish().map_err(io)?;
-    file.into_inner().map_err(|e| io(e.into_error()))?.sync_all().map_err(io)?;
-    Ok(size)
+fn write_weights(graph: &mut GraphProto, out_dir: &Path) -> Result<Written, PrepareError> {
+    let mut write = || {
+        let file = File::create(out_dir.join(WEIGHTS_FILE))?;
+        let written = take_weights(graph, &file)?;
+        file.sync_all()?;
+        Ok(written)
+    };
+    write().map_err(|source| PrepareError::Io { action: WRITE, source })
 }
 
 fn write_info(out_dir: &Path, info: &ModelInfo) -> Result<(), PrepareError> {

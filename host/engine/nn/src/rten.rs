@@ -1,9 +1,13 @@
 //! The default engine: `rten`, pure Rust, safe with models that nobody vouches for, and the fastest from nothing to a first answer.
 
 use crate::convert::{to_tensor, to_value};
+use crate::mapped::MappedWeights;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::prepare::read_info;
-use crate::{Backend, GRAPH_FILE, Graph, LoadError, Port, RunError, RunOutput, Signature, Tensor};
+use crate::{
+    Backend, GRAPH_FILE, Graph, LoadError, Port, ReadAhead, RunError, RunOutput, Signature, Tensor,
+    TensorType, WEIGHTS_FILE,
+};
 use ::rten::{DataType, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType};
 use prost::Message;
 use std::cell::OnceCell;
@@ -37,23 +41,26 @@ impl Backend for Rten {
 
     fn load(&self, dir: &Path) -> Result<Arc<dyn Graph>, LoadError> {
         let info = read_info(dir)?;
-        let model = guarded(|| {
-            // SAFETY: the graph and the weights beside it are files that this host wrote into a private directory, which
-            // nothing writes to until it is deleted as a whole; a deleted file stays mapped.
-            #[allow(unsafe_code)]
-            unsafe {
-                options().load_mmap(dir.join(GRAPH_FILE))
-            }
-        })
-        .map_err(LoadError::Engine)?
-        .map_err(|e| LoadError::Engine(e.to_string()))?;
+        let at = |file: &str| dir.join(file);
+        let failed = |path| move |source| LoadError::Io { path, source };
+        let weights = MappedWeights::open(dir, &info).map_err(failed(at(WEIGHTS_FILE)))?;
+        let graph = std::fs::read(at(GRAPH_FILE)).map_err(failed(at(GRAPH_FILE)))?;
+        // SAFETY: the engine maps files by itself, but then nobody else can tell the kernel how they are read. The bytes live
+        // as long as `weights`, which `RtenGraph` drops after the model; nothing of the model leaves it but copies.
+        #[allow(unsafe_code)]
+        let bytes: &'static [u8] = unsafe { std::mem::transmute(weights.bytes()) };
+        let model = guarded(|| options().external_data_static(WEIGHTS_FILE, bytes).load(graph))
+            .map_err(LoadError::Engine)?
+            .map_err(|e| LoadError::Engine(e.to_string()))?;
         let resident = info.weights_bytes + info.graph_bytes;
-        Ok(Arc::new(RtenGraph::new(model, info.signature, resident)?))
+        Ok(Arc::new(RtenGraph::new(weights, model, info.signature, resident)?))
     }
 }
 
 struct RtenGraph {
+    // Dropped in this order: the model points into the weights.
     model: Model,
+    weights: MappedWeights,
     signature: Signature,
     /// Node and engine type of each input, in the order of the signature.
     inputs: Vec<(NodeId, DataType)>,
@@ -61,7 +68,13 @@ struct RtenGraph {
 }
 
 impl RtenGraph {
-    fn new(model: Model, signature: Signature, resident: u64) -> Result<Self, LoadError> {
+    /// `weights` comes before `model`, so that it is dropped after it here, too.
+    fn new(
+        weights: MappedWeights,
+        model: Model,
+        signature: Signature,
+        resident: u64,
+    ) -> Result<Self, LoadError> {
         let mut inputs = Vec::with_capacity(signature.inputs.len());
         for port in &signature.inputs {
             let node = model.node_id(&port.name).map_err(|e| LoadError::Engine(e.to_string()))?;
@@ -76,7 +89,7 @@ impl RtenGraph {
                 "the graph has other inputs or outputs than its description".into(),
             ));
         }
-        Ok(Self { model, signature, inputs, resident })
+        Ok(Self { model, weights, signature, inputs, resident })
     }
 
     /// Puts the inputs into the order of the signature.
@@ -134,6 +147,12 @@ impl Graph for RtenGraph {
 
     fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<RunOutput, RunError> {
         let inputs = self.sort_inputs(inputs)?;
+        for (port, tensor) in self.signature.inputs.iter().zip(&inputs) {
+            if tensor.ty == TensorType::I64 {
+                let numbers = tensor.data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+                self.weights.fetch_rows(&port.name, numbers);
+            }
+        }
         let pool = POOL.with(|p| Arc::clone(p.get_or_init(|| Arc::new(ThreadPool::with_num_threads(1)))));
         // Inside of the pool the engine computes on the very same thread, so one clock sees all of it.
         let (outputs, cpu_ns) = pool.run(|| {
@@ -148,6 +167,10 @@ impl Graph for RtenGraph {
             }
             Ok(Err(bad_input)) => Err(bad_input),
         }
+    }
+
+    fn read_ahead(&self, part: ReadAhead) {
+        self.weights.read_ahead(part);
     }
 
     fn resident_bytes(&self) -> u64 {

@@ -1,7 +1,8 @@
 //! Moves the weights out of a graph into a file beside it, in the types that the engine computes with, so that loading maps them as they are.
 
-use crate::WEIGHTS_FILE;
 use crate::onnx::*;
+use crate::order::{Order, constants};
+use crate::{Lookup, WEIGHTS_FILE};
 use bytes::Bytes;
 use half::f16;
 use std::io::{self, Write};
@@ -10,53 +11,45 @@ use std::io::{self, Write};
 const INLINE_BYTES_MAX: u64 = 256;
 /// A cache line, and the widest vector of any CPU.
 const ALIGNMENT: u64 = 64;
-const PADDING: [u8; ALIGNMENT as usize] = [0; ALIGNMENT as usize];
+/// Alignment of what is read otherwise than the rest: a page.
+const PAGE: u64 = 4096;
 
-/// Writes weights one after another.
-pub struct WeightsWriter<W> {
-    out: W,
-    offset: u64,
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub bytes: u64,
+    /// Of these, the tables at the end of the file: a run looks up a few of their rows.
+    pub table_bytes: u64,
+    pub lookups: Vec<Lookup>,
 }
 
-impl<W: Write> WeightsWriter<W> {
-    pub fn new(out: W) -> Self {
-        Self { out, offset: 0 }
-    }
-
-    /// The file, and its size in bytes.
-    pub fn finish(mut self) -> io::Result<(W, u64)> {
-        self.out.flush()?;
-        Ok((self.out, self.offset))
-    }
-
-    /// Moves all large tensors of a graph that was checked, and of the graphs in it.
-    pub fn take_graph(&mut self, graph: &mut GraphProto) -> io::Result<()> {
-        for tensor in &mut graph.initializer {
-            self.take(tensor)?;
+/// Writes all large tensors of a graph that was checked, and of the graphs in it, one after another: first what every run reads
+/// as a whole, in the order of its use, then the tables of rows.
+pub fn take_weights(graph: &mut GraphProto, out: impl Write) -> io::Result<Written> {
+    let order = Order::of(graph);
+    let mut large = Vec::new();
+    constants(graph, &mut |name, tensor| {
+        let bytes = engine_bytes(tensor);
+        if bytes > INLINE_BYTES_MAX {
+            large.push((order.place(name, bytes), name.map(str::to_owned), tensor));
         }
-        for node in &mut graph.node {
-            let constant = node.is("Constant");
-            for attribute in &mut node.attribute {
-                if let (true, Some(tensor)) = (constant, &mut attribute.t) {
-                    self.take(tensor)?;
-                }
-                for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-                    self.take_graph(graph)?;
-                }
-            }
+    });
+    large.sort_by_key(|(place, ..)| *place);
+    let mut out = Blocks::new(out);
+    let mut tables_from = None;
+    let mut lookups = Vec::new();
+    for (place, name, tensor) in large {
+        let Some((data_type, data)) = engine_data(tensor) else { continue };
+        let alignment = if place.table && tables_from.is_none() { PAGE } else { ALIGNMENT };
+        let offset = out.align(alignment)?;
+        if place.table {
+            tables_from.get_or_insert(offset);
+            let rows = tensor.dims.first().map_or(1, |rows| rows.unsigned_abs().max(1));
+            let row_bytes = data.len() as u64 / rows;
+            let inputs = order.inputs_that_look_up(name.as_deref());
+            lookups.extend(inputs.map(|input| Lookup { input: input.into(), offset, rows, row_bytes }));
         }
-        Ok(())
-    }
-
-    fn take(&mut self, tensor: &mut TensorProto) -> io::Result<()> {
-        let Some((data_type, data)) = engine_data(tensor) else { return Ok(()) };
-        if data.len() as u64 <= INLINE_BYTES_MAX {
-            return Ok(());
-        }
-        let padding = self.offset.next_multiple_of(ALIGNMENT) - self.offset;
-        self.out.write_all(&PADDING[..padding as usize])?;
-        self.offset += padding;
-        self.out.write_all(&data)?;
+        out.write(&data)?;
         let entry =
             |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
         *tensor = TensorProto {
@@ -66,13 +59,62 @@ impl<W: Write> WeightsWriter<W> {
             data_location: Some(EXTERNAL),
             external_data: vec![
                 entry("location", WEIGHTS_FILE.into()),
-                entry("offset", self.offset.to_string()),
+                entry("offset", offset.to_string()),
                 entry("length", data.len().to_string()),
             ],
             ..TensorProto::default()
         };
-        self.offset += data.len() as u64;
+    }
+    let bytes = out.finish()?;
+    Ok(Written { bytes, table_bytes: tables_from.map_or(0, |from| bytes - from), lookups })
+}
+
+/// Writes in whole, aligned blocks of the size of a huge page: then the page cache may hold the file in huge pages,
+/// and mapping 90 MB costs 0.4 ms instead of 10 (ext4, Linux 6.18).
+struct Blocks<W> {
+    out: W,
+    block: Vec<u8>,
+    written: u64,
+}
+
+const BLOCK: usize = 2 << 20;
+
+impl<W: Write> Blocks<W> {
+    fn new(out: W) -> Self {
+        Self { out, block: Vec::with_capacity(BLOCK), written: 0 }
+    }
+
+    fn write(&mut self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            let (now, later) = data.split_at(data.len().min(BLOCK - self.block.len()));
+            self.block.extend_from_slice(now);
+            data = later;
+            if self.block.len() == BLOCK {
+                self.flush()?;
+            }
+        }
         Ok(())
+    }
+
+    /// Fills up with zeros; gives the offset that comes next.
+    fn align(&mut self, alignment: u64) -> io::Result<u64> {
+        let offset = self.written + self.block.len() as u64;
+        let aligned = offset.next_multiple_of(alignment);
+        self.write(&[0; PAGE as usize][..(aligned - offset) as usize])?;
+        Ok(aligned)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.write_all(&self.block)?;
+        self.written += self.block.len() as u64;
+        self.block.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<u64> {
+        self.flush()?;
+        self.out.flush()?;
+        Ok(self.written)
     }
 }
 
@@ -80,6 +122,15 @@ const FLOAT: i32 = 1;
 const UINT8: i32 = 2;
 const INT8: i32 = 3;
 const INT32: i32 = 6;
+
+/// The size of [`engine_data`], without making it.
+fn engine_bytes(tensor: &TensorProto) -> u64 {
+    let element = match tensor.data_type {
+        Some(UINT8 | INT8) => 1,
+        _ => 4,
+    };
+    tensor.dims.iter().fold(element, |bytes, &dim| bytes.saturating_mul(u64::try_from(dim).unwrap_or(0)))
+}
 
 /// The element type and bytes with which the engine computes. It keeps 64-bit integers and booleans as 32-bit
 /// integers, and all floats as 32-bit ones: converted here once, they need not be copied at each load.

@@ -1,6 +1,7 @@
 //! Models from their file to their answer.
 
-mod build;
+pub(crate) mod build;
 mod digits;
 mod refusals;
 mod runs;
+mod weights;

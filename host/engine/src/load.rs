@@ -1,0 +1,247 @@
+//! The cold start: a function's files become mapped code and models, side by side; weights that are not in memory yet are
+//! read while the guest begins.
+
+use crate::cpu;
+use crate::instance::State;
+use crate::nn::Models;
+use crate::outbound::OutboundPolicy;
+use crate::pool::InferencePool;
+use crate::runtime::{EngineError, Runtime, runtime_error};
+use rustix::fs::{Advice, fadvise};
+use std::fs::File;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Instant;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use vesta_core::Digest;
+use vesta_core::lifecycle::{CodeStart, ColdStartParts, ModelStart};
+use vesta_core::limits::Limits;
+use vesta_core::manifest::{ModelRef, PackageManifest};
+use vesta_nn::{Graph, LoadError, ReadAhead};
+use wasmtime::component::Component;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+/// A kernel reads no more at one request than its read-ahead window, at least this much where it matters, in bytes.
+const READ_AHEAD_BYTES: u64 = 512 << 10;
+
+/// Most cold starts that load their models on a thread of their own, while another waits for it: less than the runtime has
+/// threads that may block (512), since else all of them could be waiting and none be left to load.
+pub(crate) const BESIDE_MAX: usize = 64;
+
+/// A function in memory, ready to run. Dropping the last reference takes code and models out of the process.
+pub struct Loaded {
+    pub(crate) pre: ProxyPre<State>,
+    pub(crate) models: Arc<Models>,
+    pub(crate) pool: Arc<InferencePool>,
+    pub(crate) limits: Limits,
+    pub(crate) variables: Vec<(String, String)>,
+    pub(crate) outbound: Arc<OutboundPolicy>,
+    /// How long the first instance took to make, in nanoseconds; 0 before.
+    instance_ns: AtomicU64,
+    resident_bytes: u64,
+    parts: ColdStartParts,
+    /// How long weights were read ahead, in nanoseconds; 0 while that goes on.
+    read_ahead_ns: Arc<AtomicU64>,
+}
+
+impl Loaded {
+    /// Bytes that the function holds while it is warm: mapped code and models.
+    pub fn resident_bytes(&self) -> u64 {
+        self.resident_bytes
+    }
+
+    /// An instance was made, which began then.
+    pub(crate) fn instance_made(&self, begun: Instant) {
+        if self.instance_ns.load(Relaxed) == 0 {
+            self.instance_ns.store(begun.elapsed().as_nanos() as u64, Relaxed);
+        }
+    }
+
+    /// What its cold start consisted of, as far as is known by now.
+    pub fn cold_start(&self) -> ColdStartParts {
+        let known = |ns: &AtomicU64| Some(ns.load(Relaxed)).filter(|ns| *ns > 0);
+        ColdStartParts {
+            instance_ns: known(&self.instance_ns),
+            read_ahead_ns: known(&self.read_ahead_ns),
+            ..self.parts.clone()
+        }
+    }
+}
+
+/// What a cold start cost. Code and models are loaded at the same time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadReport {
+    pub code_ns: u64,
+    pub models_ns: u64,
+    /// CPU time of the loading threads. Reading ahead is not in it: what the page cache lacks is the host's affair.
+    pub cpu_ns: u64,
+}
+
+/// Models as their thread hands them over.
+#[derive(Default)]
+struct LoadedModels {
+    graphs: Models,
+    /// Those that were not in memory before.
+    fresh: Vec<Arc<dyn Graph>>,
+    parts: Vec<ModelStart>,
+    wall_ns: u64,
+    cpu_ns: u64,
+    read_ahead_ns: Arc<AtomicU64>,
+}
+
+impl Runtime {
+    /// The cold start: maps a function's code and models. Blocks for some milliseconds of file work; call it within
+    /// a Tokio runtime, on a thread that may block.
+    pub fn load(self: &Arc<Self>, manifest: &PackageManifest) -> Result<(Loaded, LoadReport), EngineError> {
+        let cpu = cpu::thread_cpu_ns();
+        let begun = Instant::now();
+        let models = self.load_models_beside(&manifest.models);
+        let (pre, code) = self.load_component(&manifest.component.digest)?;
+        let code_ns = begun.elapsed().as_nanos() as u64;
+        let models = match models {
+            Some(models) => models
+                .blocking_recv()
+                .map_err(|_| EngineError::Runtime("loading a model failed".into()))??,
+            None => LoadedModels::default(),
+        };
+        let outbound = OutboundPolicy {
+            hosts: manifest.outbound.clone(),
+            allow_networks: self.config.outbound_allow_networks.clone(),
+        };
+        let report = LoadReport {
+            code_ns,
+            models_ns: models.wall_ns,
+            cpu_ns: cpu::thread_cpu_ns() - cpu + models.cpu_ns,
+        };
+        let parts = ColdStartParts {
+            wall_ns: begun.elapsed().as_nanos() as u64,
+            cpu_ns: report.cpu_ns,
+            code: CodeStart { wall_ns: code_ns, ..code },
+            models: models.parts,
+            instance_ns: None,
+            read_ahead_ns: None,
+        };
+        let model_bytes: u64 = models.graphs.values().map(|g| g.resident_bytes()).sum();
+        let loaded = Loaded {
+            pre,
+            models: Arc::new(models.graphs),
+            pool: self.pool.clone(),
+            limits: manifest.limits,
+            variables: manifest.variables.clone().into_iter().collect(),
+            outbound: Arc::new(outbound),
+            instance_ns: AtomicU64::new(0),
+            resident_bytes: code.mapped_bytes + model_bytes,
+            parts,
+            read_ahead_ns: models.read_ahead_ns,
+        };
+        Ok((loaded, report))
+    }
+
+    /// Loads models on another thread, which reads their weights ahead after it has handed them over. With too many cold starts at
+    /// once, all of that is done here and now.
+    fn load_models_beside(
+        self: &Arc<Self>,
+        models: &[ModelRef],
+    ) -> Option<oneshot::Receiver<Result<LoadedModels, EngineError>>> {
+        if models.is_empty() {
+            return None;
+        }
+        let (hand_over, handed_over) = oneshot::channel();
+        let (runtime, models) = (self.clone(), models.to_vec());
+        let permit = self.beside.clone().try_acquire_owned().ok();
+        let is_permitted = permit.is_some();
+        let work = move || {
+            let loaded = runtime.load_models(&models);
+            let (fresh, took) = match &loaded {
+                Ok(loaded) => (loaded.fresh.clone(), loaded.read_ahead_ns.clone()),
+                Err(_) => Default::default(),
+            };
+            let _ = hand_over.send(loaded);
+            drop(permit);
+            let begun = Instant::now();
+            for part in [ReadAhead::EveryRun, ReadAhead::Tables] {
+                for graph in &fresh {
+                    graph.read_ahead(part);
+                }
+            }
+            took.store(begun.elapsed().as_nanos() as u64, Relaxed);
+        };
+        if is_permitted {
+            Handle::current().spawn_blocking(work);
+        } else {
+            work();
+        }
+        Some(handed_over)
+    }
+
+    fn load_models(&self, models: &[ModelRef]) -> Result<LoadedModels, EngineError> {
+        let cpu = cpu::thread_cpu_ns();
+        let begun = Instant::now();
+        let mut loaded = LoadedModels::default();
+        for model in models {
+            let begun = Instant::now();
+            let (graph, shared) = self.load_model(&model.name, &model.blob.digest)?;
+            loaded.parts.push(ModelStart {
+                name: model.name.clone(),
+                wall_ns: begun.elapsed().as_nanos() as u64,
+                mapped_bytes: graph.resident_bytes(),
+                shared,
+            });
+            if !shared {
+                loaded.fresh.push(graph.clone());
+            }
+            loaded.graphs.insert(model.name.clone(), graph);
+        }
+        loaded.wall_ns = begun.elapsed().as_nanos() as u64;
+        loaded.cpu_ns = cpu::thread_cpu_ns() - cpu;
+        Ok(loaded)
+    }
+
+    pub(crate) fn load_component(
+        &self,
+        digest: &Digest,
+    ) -> Result<(ProxyPre<State>, CodeStart), EngineError> {
+        let path = self.code.verified(digest)?;
+        let mapped_bytes = read_ahead(&path)?;
+        // SAFETY: the file is native code that this host's child compiled: its MAC under the host's key was
+        // checked just now or earlier in this process, and its directory is private to the host's user, so
+        // that nobody else can have changed it since.
+        #[allow(unsafe_code)]
+        let component = unsafe { Component::deserialize_file(&self.engine, &path) }.map_err(runtime_error)?;
+        let pre = self.linker.instantiate_pre(&component).map_err(runtime_error)?;
+        Ok((ProxyPre::new(pre).map_err(runtime_error)?, CodeStart { wall_ns: 0, mapped_bytes }))
+    }
+
+    /// A model, and whether it was loaded already.
+    fn load_model(&self, name: &str, digest: &Digest) -> Result<(Arc<dyn Graph>, bool), EngineError> {
+        let dir = self.model_dir(digest);
+        // Held while loading: two functions that start at once with the same model load it once.
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        graphs.retain(|_, graph| graph.strong_count() > 0);
+        if let Some(graph) = graphs.get(&dir).and_then(Weak::upgrade) {
+            return Ok((graph, true));
+        }
+        let failed = |e: LoadError| EngineError::Model { name: name.into(), detail: e.to_string() };
+        let graph = self.backend.load(&dir).map_err(|e| {
+            // Without its description a prepared model counts as missing, and is made anew.
+            let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
+            failed(e)
+        })?;
+        graphs.insert(dir, Arc::downgrade(&graph));
+        Ok((graph, false))
+    }
+}
+
+/// Has the kernel begin to read a file that is wanted as a whole; gives its size in bytes.
+fn read_ahead(path: &Path) -> std::io::Result<u64> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    for offset in (0..size).step_by(READ_AHEAD_BYTES as usize) {
+        // Advice: where it fails, the file is read when it is used.
+        let _ = fadvise(&file, offset, NonZeroU64::new(READ_AHEAD_BYTES), Advice::WillNeed);
+    }
+    Ok(size)
+}
