@@ -8,6 +8,7 @@ mod compile;
 mod config;
 pub mod cpu;
 mod epoch;
+mod idle;
 mod instance;
 pub mod logs;
 mod meter;

@@ -2,7 +2,8 @@
 
 use crate::child::{self, Answer, ChildError, ChildLimits, Job};
 use crate::epoch::Ticker;
-use crate::instance::{self, Invocation, Run, State};
+use crate::idle::{Idle, IdleOfHost};
+use crate::instance::{self, Instance, Invocation, Run, State};
 use crate::nn::Models;
 use crate::outbound::OutboundPolicy;
 use crate::pool::InferencePool;
@@ -13,7 +14,7 @@ use ipnet::IpNet;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vesta_core::Digest;
 use vesta_core::limits::Limits;
 use vesta_core::manifest::{Encoding, PackageManifest};
@@ -99,6 +100,7 @@ pub struct Runtime {
     graphs: Mutex<HashMap<PathBuf, Weak<dyn Graph>>>,
     pool: Arc<InferencePool>,
     ticker: Arc<Ticker>,
+    idle_of_host: Arc<IdleOfHost<Instance>>,
     config: RuntimeConfig,
 }
 
@@ -110,6 +112,11 @@ pub struct Loaded {
     pub(crate) limits: Limits,
     pub(crate) variables: Vec<(String, String)>,
     pub(crate) outbound: Arc<OutboundPolicy>,
+    /// Most requests of one instance.
+    pub(crate) reuse: u32,
+    /// Instances that wait for another request, where they may serve more than one. None of them refers to this struct.
+    pub(crate) idle: Option<Arc<Idle<Instance>>>,
+    pub(crate) idle_of_host: Arc<IdleOfHost<Instance>>,
     resident_bytes: u64,
 }
 
@@ -117,6 +124,13 @@ impl Loaded {
     /// Bytes that the function holds while it is warm: mapped code and models.
     pub fn resident_bytes(&self) -> u64 {
         self.resident_bytes
+    }
+
+    /// Ends the instances that have waited for another request for longer than `longest`.
+    pub fn end_idle_instances(&self, longest: Duration) {
+        if let (Some(idle), Some(since)) = (&self.idle, Instant::now().checked_sub(longest)) {
+            idle.end_idle_since(since);
+        }
     }
 }
 
@@ -152,6 +166,7 @@ impl Runtime {
             graphs: Mutex::default(),
             pool,
             ticker,
+            idle_of_host: IdleOfHost::new(),
             config,
         })
     }
@@ -240,6 +255,8 @@ impl Runtime {
             hosts: manifest.outbound.clone(),
             allow_networks: self.config.outbound_allow_networks.clone(),
         };
+        let reuse = manifest.scaling.reuse;
+        let idle = || self.idle_of_host.of_function(manifest.limits.concurrency as usize);
         let loaded = Loaded {
             pre,
             models: Arc::new(models),
@@ -247,6 +264,9 @@ impl Runtime {
             limits: manifest.limits,
             variables: manifest.variables.clone().into_iter().collect(),
             outbound: Arc::new(outbound),
+            reuse,
+            idle: (reuse > 1).then(idle),
+            idle_of_host: self.idle_of_host.clone(),
             resident_bytes,
         };
         Ok((loaded, LoadReport { code_ns, models_ns, cpu_ns: cpu::thread_cpu_ns() - cpu }))
@@ -291,7 +311,7 @@ impl Runtime {
         invocation: Invocation,
     ) -> Run
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<wasmtime_wasi_http::Error>,
     {
         instance::start(loaded, &self.ticker, request, tls, invocation)
