@@ -184,14 +184,14 @@ fn units(host: &Host, function: &str, ms: u64) -> u64 {
 #[test]
 fn each_invocation_has_its_own_meter_and_its_own_limits() {
     let host = Host::shared();
-    reusing("metered").limit("cpu_ms", 1_000).limit("wall_ms", 2_000).deploy(&host.control());
-    let units = units(&host, "metered", 400);
+    reusing("metered").limit("cpu_ms", 500).limit("wall_ms", 6_000).deploy(&host.control());
+    let units = units(&host, "metered", 200);
     let mut billed = Vec::new();
     for round in 1..=5 {
         // Together far over the limits of CPU and wall-clock time; each is within them.
         let burnt = host.invoke("metered", &format!("/burn?units={units}")).expect(200);
-        let slept = host.invoke("metered", "/sleep?ms=700").expect(200);
-        assert!(burnt.billed_cpu_us() > 200_000, "{burnt:?}");
+        let slept = host.invoke("metered", "/sleep?ms=1500").expect(200);
+        assert!(burnt.billed_cpu_us() > 100_000, "{burnt:?}");
         assert!(slept.billed_cpu_us() < 20_000, "work of another invocation is billed: {slept:?}");
         billed.extend([burnt, slept]);
         assert_eq!(count(&host, "metered"), 1 + round * 3, "all on one instance");
@@ -222,7 +222,7 @@ fn waiting_for_a_request_costs_nothing_and_memory_is_what_the_instance_holds_mea
     assert!(record["memory_ns"].as_u64() < Some(400_000_000), "idle time is billed: {record}");
     assert!(record["guest_cpu_ns"].as_u64() < Some(50_000_000), "{record}");
     // The limit is the instance's, whichever of its invocations took the memory.
-    host.invoke("holds", "/keep-memory?bytes=20000000").expect_problem(502, "out-of-memory");
+    host.invoke("holds", "/keep-memory?bytes=30000000").expect_problem(502, "out-of-memory");
     let again = peak(host.invoke("holds", "/ok").expect(200));
     assert_eq!(again, small);
 }

@@ -33,11 +33,15 @@ pub async fn reap(activator: Arc<Activator>, registry: Arc<Registry>) {
 
 /// An instance without a request goes as the whole function does; others of its function may be busy.
 fn end_idle_instances(entry: &Entry) {
+    let scaling = &entry.version.manifest.scaling;
+    if scaling.reuse == 1 {
+        return;
+    }
     let loaded = match &*entry.slot() {
         Slot::Warm(warm) => warm.loaded.clone(),
         _ => return,
     };
-    loaded.end_idle_instances(Duration::from_millis(entry.version.manifest.scaling.keep_alive_ms));
+    loaded.end_idle_instances(Duration::from_millis(scaling.keep_alive_ms));
 }
 
 fn let_go_if_idle(activator: &Activator, entry: &Entry) {
