@@ -402,15 +402,16 @@ fn going_cold_ends_the_idle_instances() {
 #[test]
 fn an_instance_without_a_request_ends_although_its_function_is_busy() {
     let host = Host::start();
-    let package = reusing("two").limit("memory_bytes", 256 << 20).keep_alive_ms(1_000);
+    let package = reusing("two").limit("memory_bytes", 256 << 20).keep_alive_ms(3_000);
     package.deploy(&host.control());
-    std::thread::scope(|scope| {
+    let full = std::thread::scope(|scope| {
         let slow = scope.spawn(|| host.invoke("two", "/count?ms=1500").expect(200));
         std::thread::sleep(Duration::from_millis(300));
         host.invoke("two", "/keep-memory?bytes=100000000").expect(200);
+        let full = host.process().private_dirty_bytes();
         slow.join().expect("no panic");
+        full
     });
-    let full = host.process().private_dirty_bytes();
     // The instance that was used last is the one that goes on; the other holds 100 MB.
     wait_for("the other to end", PATIENCE, || {
         assert!(count(&host, "two") > 1);
