@@ -49,11 +49,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 fn wait_for_any() {
-    let waiting = WAITING.with_borrow_mut(|all| {
-        // A future that was dropped waits no more.
-        all.retain(|one| Rc::strong_count(one) > 1);
-        all.clone()
-    });
+    let waiting = WAITING.with_borrow(Vec::clone);
     assert!(!waiting.is_empty(), "the handler awaits something that nothing will ever wake");
     let pollables: Vec<&Pollable> = waiting.iter().map(|one| &one.pollable).collect();
     for index in poll(&pollables) {
@@ -64,19 +60,29 @@ fn wait_for_any() {
     WAITING.with_borrow_mut(|all| all.retain(|one| !one.ready.get()));
 }
 
+/// What a future waits for. A future that is dropped gives up its pollable at once: the host does not let go of a
+/// stream that still has one, and an instance may live on.
+struct Registered(Rc<Waiting>);
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        WAITING.with_borrow_mut(|all| all.retain(|one| !Rc::ptr_eq(one, &self.0)));
+    }
+}
+
 /// Waits until the host says that the pollable is ready.
 pub(crate) async fn wait(pollable: Pollable) {
-    let mut registered: Option<Rc<Waiting>> = None;
+    let mut registered: Option<Registered> = None;
     let mut pollable = Some(pollable);
     poll_fn(|cx| {
         if let Some(pollable) = pollable.take() {
             let waker = RefCell::new(cx.waker().clone());
             let waiting = Rc::new(Waiting { pollable, ready: Cell::new(false), waker });
             WAITING.with_borrow_mut(|all| all.push(waiting.clone()));
-            registered = Some(waiting);
+            registered = Some(Registered(waiting));
         }
         match &registered {
-            Some(waiting) if !waiting.ready.get() => {
+            Some(Registered(waiting)) if !waiting.ready.get() => {
                 waiting.waker.borrow_mut().clone_from(cx.waker());
                 Poll::Pending
             }

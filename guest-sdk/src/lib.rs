@@ -18,7 +18,8 @@
 //! - [`Model`] and [`Tensor`]: inference by the host, on the models named in `vesta.toml`.
 //! - [`log`]: structured lines. [`http`]: requests to the hosts that `vesta.toml` names.
 //!
-//! Each request runs in an instance of its own: nothing is shared and nothing stays, `static`s included.
+//! Each request runs in an instance of its own: nothing is shared and nothing stays, `static`s included. (Unless
+//! `vesta.toml` allows reuse; then what is costly to make, a loaded [`Model`] for instance, is worth keeping in a `static`.)
 //! The handler may be an `async fn`; [`sleep`] and [`http::send_async`] then wait side by side.
 #![warn(missing_docs)]
 

@@ -14,7 +14,23 @@ use crate::tensor::{Element, ElementType, Tensor};
 /// # Ok(scores.into_vec()) }
 /// ```
 ///
-/// Loading is cheap: the host holds the weights, and shares them between all instances.
+/// Loading is cheap: the host holds the weights, and shares them between all instances. Where `vesta.toml` lets an instance
+/// serve several requests (`scaling.reuse`), a model can be kept in a `static`:
+///
+/// ```no_run
+/// # use vesta_sdk::{Error, Model};
+/// static DIGITS: std::sync::OnceLock<Model> = std::sync::OnceLock::new();
+///
+/// fn digits() -> Result<&'static Model, Error> {
+///     match DIGITS.get() {
+///         Some(model) => Ok(model),
+///         None => {
+///             let model = Model::load("digits")?;
+///             Ok(DIGITS.get_or_init(|| model))
+///         }
+///     }
+/// }
+/// ```
 pub struct Model {
     name: String,
     context: inference::GraphExecutionContext,

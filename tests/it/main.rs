@@ -19,6 +19,7 @@ mod onnx;
 mod openapi;
 mod portability;
 mod responses;
+mod reuse;
 mod sandbox;
 mod scale_to_zero;
 mod upload;

@@ -66,6 +66,12 @@ impl Package {
         self.set("/scaling/keep_alive_ms", json!(ms))
     }
 
+    /// Most requests that one instance serves.
+    pub fn reuse(mut self, most: u64) -> Self {
+        self.manifest["scaling"]["reuse"] = json!(most);
+        self
+    }
+
     /// Any place of the manifest, by JSON pointer.
     pub fn set(mut self, pointer: &str, value: Value) -> Self {
         *self.manifest.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = value;

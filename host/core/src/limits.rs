@@ -45,6 +45,8 @@ pub const CONCURRENCY: (u64, u64) = (1, 1_000);
 pub const KEEP_ALIVE_MS_MAX: u64 = 7 * 24 * 3_600_000;
 /// Most instances that may be kept warm at least.
 pub const MINIMUM_MAX: u32 = 100;
+/// Requests that one instance may serve.
+pub const REUSE: (u64, u64) = (1, 1_000_000);
 /// Most models, outbound hosts and variables of a function.
 pub const MODELS_MAX: usize = 32;
 pub const OUTBOUND_HOSTS_MAX: usize = 64;

@@ -42,11 +42,19 @@ pub struct Scaling {
     pub minimum: u32,
     /// How long it stays warm without a request, in milliseconds.
     pub keep_alive_ms: u64,
+    /// Most requests that one instance serves, one after another. With 1 each has a fresh instance.
+    #[serde(default = "no_reuse")]
+    pub reuse: u32,
+}
+
+/// The reuse of manifests that do not name it.
+fn no_reuse() -> u32 {
+    1
 }
 
 impl Default for Scaling {
     fn default() -> Self {
-        Self { minimum: 0, keep_alive_ms: 60_000 }
+        Self { minimum: 0, keep_alive_ms: 60_000, reuse: no_reuse() }
     }
 }
 
@@ -130,6 +138,7 @@ impl PackageManifest {
             (0, u64::from(limits::MINIMUM_MAX)),
         )?;
         limits::check("scaling.keep_alive_ms", self.scaling.keep_alive_ms, (0, limits::KEEP_ALIVE_MS_MAX))?;
+        limits::check("scaling.reuse", u64::from(self.scaling.reuse), limits::REUSE)?;
         if self.component.size == 0 {
             return Err(ManifestError::EmptyBlob { field: "component".into() });
         }
@@ -245,6 +254,8 @@ mod tests {
         assert!(refused(|m| m.limits.memory_bytes = 1).contains("limits.memory_bytes"));
         assert!(refused(|m| m.limits.concurrency = 0).contains("limits.concurrency"));
         assert!(refused(|m| m.scaling.keep_alive_ms = u64::MAX).contains("scaling.keep_alive_ms"));
+        assert!(refused(|m| m.scaling.reuse = 0).contains("scaling.reuse"));
+        assert!(refused(|m| m.scaling.reuse = 1_000_001).contains("scaling.reuse"));
         assert!(refused(|m| m.models[0].name = "a/b".into()).contains("models[0].name"));
         assert!(refused(|m| m.models.push(m.models[0].clone())).contains("models[1].name"));
         assert!(refused(|m| m.component.size = 0).contains("component"));
@@ -252,6 +263,14 @@ mod tests {
         assert!(refused(|m| m.outbound[0] = "x:0".into()).contains("outbound[0]"));
         assert!(refused(|m| drop(m.variables.insert("1A".into(), String::new()))).contains("variables.1A"));
         assert!(refused(|m| drop(m.variables.insert("A".into(), "\0".into()))).contains("variables.A"));
+    }
+
+    #[test]
+    fn a_manifest_from_before_reuse_has_a_fresh_instance_for_each_request() {
+        let mut json = serde_json::to_value(manifest()).expect("json");
+        json["scaling"].as_object_mut().expect("an object").remove("reuse").expect("it is written");
+        let read: PackageManifest = serde_json::from_value(json).expect("read");
+        assert_eq!(read.scaling.reuse, 1);
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Ticker {
         Ok(ticker)
     }
 
+    /// How many guests are polled now.
+    pub fn polled(&self) -> usize {
+        self.running.load(SeqCst)
+    }
+
     /// A guest is about to be polled.
     pub fn enter(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, SeqCst);

@@ -1,40 +1,51 @@
-//! One invocation: a fresh instance, polled by whoever waits for its response.
+//! One invocation: an instance, fresh unless its function allows reuse, polled by whoever waits for its response.
 //!
 //! Nothing is spawned: [`Run`] is polled by the task of its request, as part of waiting for the head, for the
 //! next piece of the body, or for the end. Dropping it ends the guest at once.
+//!
+//! An instance is used again only after its guest has returned well and nothing of the invocation is left in it.
 
 use crate::epoch::Ticker;
+use crate::idle::Idle;
 use crate::load::Loaded;
 use crate::logs::{GuestLog, GuestStream, LogSink, Stream};
 use crate::meter::{Meter, Stop};
 use crate::nn::{NnCtx, NnView};
 use crate::outbound::Outbound;
 use bytes::Bytes;
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::coop::has_budget_remaining;
 use vesta_core::Outcome;
 use wasmtime::component::ResourceTable;
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Most resources (streams, bodies, tensors …) that a guest may hold at once.
 const RESOURCES_MAX: usize = 1_024;
+/// Most resources that a guest may keep from one request to the next (a loaded model, say). One that keeps more loses
+/// some at each request: its instance ends before it fails at [`RESOURCES_MAX`].
+const RESOURCES_KEPT_MAX: usize = RESOURCES_MAX / 2;
 /// Most bytes that one host call may carry across: the largest tensor.
 const HOSTCALL_BYTES_MAX: usize = 256 << 20;
 /// Most elements of all tables of an instance.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// CPU time after which a guest that computes lets others run on its thread, in nanoseconds: looked at with each tick
-/// of the epoch, so that it yields within two of them.
+/// CPU time after which a guest that computes lets others run on its thread, in nanoseconds, where every worker is running a
+/// guest: looked at with each tick of the epoch, so that it yields within two of them.
 const SLICE_NS: u64 = 500_000;
+/// The same while a worker is free: at the tenth tick.
+const LONG_SLICE_NS: u64 = 9_500_000;
 
 /// What the host knows of one instance.
 pub(crate) struct State {
@@ -44,6 +55,11 @@ pub(crate) struct State {
     outbound: Outbound,
     nn: NnCtx,
     limiter: Limiter,
+    log: Arc<GuestLog>,
+    meter: Arc<Meter>,
+    deadline: Instant,
+    cpu_ns_max: u64,
+    ticker: Arc<Ticker>,
 }
 
 impl WasiView for State {
@@ -58,22 +74,76 @@ impl WasiHttpView for State {
 }
 impl State {
     pub(crate) fn nn(&mut self) -> NnView<'_> {
-        NnView { ctx: &mut self.nn, table: &mut self.table }
+        NnView { ctx: &mut self.nn, table: &mut self.table, meter: &self.meter, deadline: self.deadline }
+    }
+
+    fn new(loaded: &Loaded, invocation: &Invocation) -> State {
+        let Invocation { meter, logs, deadline } = invocation;
+        let log = GuestLog::new(logs.clone());
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(GuestStream { log: log.clone(), stream: Stream::Stdout });
+        wasi.stderr(GuestStream { log: log.clone(), stream: Stream::Stderr });
+        wasi.envs(&loaded.variables);
+        // Files, sockets and name look-up stay as they are by default: there, and empty.
+        wasi.allow_tcp(false).allow_udp(false);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        State {
+            wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
+            table,
+            outbound: Outbound::new(loaded.outbound.clone()),
+            nn: NnCtx {
+                models: loaded.models.clone(),
+                pool: loaded.pool.clone(),
+                tensor_bytes_max: loaded.limits.memory_bytes,
+                tensor_bytes: 0,
+            },
+            limiter: Limiter {
+                meter: meter.clone(),
+                memory_bytes: 0,
+                memory_bytes_max: loaded.limits.memory_bytes,
+            },
+            log,
+            meter: meter.clone(),
+            deadline: *deadline,
+            cpu_ns_max: loaded.limits.cpu_ms.saturating_mul(1_000_000),
+            ticker: loaded.ticker.clone(),
+        }
+    }
+
+    /// Another invocation begins: what is measured, logged and timed from now on is its own.
+    fn begin(&mut self, invocation: &Invocation) {
+        let Invocation { meter, logs, deadline } = invocation;
+        self.log.begin(logs.clone());
+        self.limiter.begin(meter.clone());
+        self.meter = meter.clone();
+        self.deadline = *deadline;
     }
 }
 
 /// Holds an instance to its memory and tables.
 struct Limiter {
     meter: Arc<Meter>,
+    /// Linear memory of the instance: it stays when another invocation begins.
+    memory_bytes: u64,
     memory_bytes_max: u64,
+}
+
+impl Limiter {
+    fn begin(&mut self, meter: Arc<Meter>) {
+        meter.memory_is(self.memory_bytes);
+        self.meter = meter;
+    }
 }
 
 impl wasmtime::ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let more = (desired - current) as u64;
-        let fits = self.meter.memory() + more <= self.memory_bytes_max;
+        let grown = self.memory_bytes + (desired - current) as u64;
+        let fits = grown <= self.memory_bytes_max;
         if fits {
-            self.meter.grow_memory(more);
+            self.memory_bytes = grown;
+            self.meter.memory_is(grown);
         } else {
             self.meter.refuse_memory();
         }
@@ -119,43 +189,103 @@ impl Ended {
 
 type Head = Result<hyper::Response<HyperOutgoingBody>, ErrorCode>;
 
+/// An instance between two requests, or in one.
+pub(crate) struct Instance {
+    store: Store<State>,
+    proxy: Proxy,
+    served: u32,
+}
+
+impl Instance {
+    async fn new(loaded: &Loaded, invocation: &Invocation) -> wasmtime::Result<Instance> {
+        let mut store = Store::new(loaded.pre.engine(), State::new(loaded, invocation));
+        store.limiter(|state| &mut state.limiter);
+        let memory_bytes = usize::try_from(loaded.limits.memory_bytes).unwrap_or(HOSTCALL_BYTES_MAX);
+        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX.min(memory_bytes));
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(at_epoch);
+        let begun = Instant::now();
+        let proxy = loaded.pre.instantiate_async(&mut store).await?;
+        loaded.instance_made(begun);
+        Ok(Instance { store, proxy, served: 0 })
+    }
+
+    /// Whether the guest, which has returned, can serve another request. It cannot while it holds this one's body, nor
+    /// once it has met the end of its memory.
+    fn can_serve_again(&mut self, loaded: &Loaded, request_is_held: bool) -> bool {
+        let state = self.store.data_mut();
+        self.served < loaded.reuse
+            && !request_is_held
+            && !state.meter.memory_was_refused()
+            && state.table.iter_mut().count() <= RESOURCES_KEPT_MAX
+    }
+}
+
+/// Looks at the limits of the invocation that runs.
+fn at_epoch(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+    let State { meter, deadline, cpu_ns_max, ticker, .. } = store.data();
+    let (this_poll_ns, in_all_ns) = meter.guest_cpu_within_poll_ns();
+    if in_all_ns >= *cpu_ns_max {
+        meter.stop(Stop::CpuLimit);
+        return Ok(UpdateDeadline::Interrupt);
+    }
+    if Instant::now() >= *deadline {
+        meter.stop(Stop::WallLimit);
+        return Ok(UpdateDeadline::Interrupt);
+    }
+    // While another worker is free, it does what comes up. Each yield costs the platform some ten microseconds.
+    let workers = Handle::try_current().map_or(1, |tokio| tokio.metrics().num_workers());
+    let slice_ns = if ticker.polled() < workers { LONG_SLICE_NS } else { SLICE_NS };
+    if this_poll_ns < slice_ns {
+        return Ok(UpdateDeadline::Continue(1));
+    }
+    // Tokio's own yield: the task goes behind the others of its thread, and no second worker is woken for it.
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+}
+
+/// An instance that has served its request and can serve another.
+type Again = Option<Instance>;
+
 /// A guest that runs, or has run.
 pub struct Run {
-    guest: Option<Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send>>>,
+    guest: Option<Pin<Box<dyn Future<Output = wasmtime::Result<Again>> + Send>>>,
     head: oneshot::Receiver<Head>,
-    headless: bool,
     body: Option<HyperOutgoingBody>,
     meter: Arc<Meter>,
     timer: Pin<Box<tokio::time::Sleep>>,
     ended: Option<Ended>,
     ticker: Arc<Ticker>,
+    again: Again,
+    /// Where an instance waits for another request, if the function allows reuse.
+    idle: Option<Arc<Idle<Instance>>>,
 }
 
-/// Creates the instance's state and the future that runs it; nothing runs before it is polled.
+/// Creates the future that runs the guest; nothing runs before it is polled.
 pub(crate) fn start<B>(
     loaded: Arc<Loaded>,
-    ticker: &Arc<Ticker>,
     request: http::Request<B>,
     tls: bool,
     invocation: Invocation,
 ) -> Run
 where
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<wasmtime_wasi_http::Error>,
 {
-    let Invocation { meter, logs, deadline } = invocation;
     let (send_head, head) = oneshot::channel::<Head>();
-    let timer = Box::pin(tokio::time::sleep_until(deadline.into()));
-    let guest = run_guest(loaded, request, tls, meter.clone(), logs, deadline, send_head);
+    let meter = invocation.meter.clone();
+    let timer = Box::pin(tokio::time::sleep_until(invocation.deadline.into()));
+    let (idle, ticker) = (loaded.idle.clone(), loaded.ticker.clone());
+    let guest = run_guest(loaded, request, tls, invocation, send_head);
     Run {
         guest: Some(Box::pin(guest)),
         head,
-        headless: true,
         body: None,
         meter,
         timer,
         ended: None,
-        ticker: ticker.clone(),
+        ticker,
+        again: None,
+        idle,
     }
 }
 
@@ -163,70 +293,66 @@ async fn run_guest<B>(
     loaded: Arc<Loaded>,
     request: http::Request<B>,
     tls: bool,
-    meter: Arc<Meter>,
-    logs: Arc<dyn LogSink>,
-    deadline: Instant,
+    invocation: Invocation,
     send_head: oneshot::Sender<Head>,
-) -> wasmtime::Result<()>
+) -> wasmtime::Result<Again>
 where
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<wasmtime_wasi_http::Error>,
 {
-    let log = GuestLog::new(logs);
-    let mut store = Store::new(loaded.pre.engine(), state(&loaded, &meter, &log, deadline));
-    store.limiter(|state| &mut state.limiter);
-    let memory_bytes = usize::try_from(loaded.limits.memory_bytes).unwrap_or(HOSTCALL_BYTES_MAX);
-    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX.min(memory_bytes));
-    let cpu_ns_max = loaded.limits.cpu_ms.saturating_mul(1_000_000);
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(move |_| {
-        let (this_poll_ns, in_all_ns) = meter.guest_cpu_within_poll_ns();
-        if in_all_ns >= cpu_ns_max {
-            meter.stop(Stop::CpuLimit);
-            return Ok(UpdateDeadline::Interrupt);
+    let mut instance = match loaded.idle.as_ref().and_then(|idle| idle.take()) {
+        Some(mut instance) => {
+            instance.store.data_mut().begin(&invocation);
+            instance.store.set_epoch_deadline(1);
+            instance
         }
-        if Instant::now() >= deadline {
-            meter.stop(Stop::WallLimit);
-            return Ok(UpdateDeadline::Interrupt);
-        }
-        if this_poll_ns < SLICE_NS {
-            return Ok(UpdateDeadline::Continue(1));
-        }
-        // Tokio's own yield: the task goes behind the others of its thread, and no second worker is woken for it.
-        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-    });
+        None => fresh(&loaded, &invocation).await?,
+    };
+    let held = Arc::new(());
+    let request = request.map(|body| Marked { body, _held: held.clone() });
+    let store = &mut instance.store;
     let scheme = if tls { Scheme::Https } else { Scheme::Http };
     let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let head = store.data_mut().http().new_response_outparam(send_head)?;
-    let begun = Instant::now();
-    let proxy = loaded.pre.instantiate_async(&mut store).await?;
-    loaded.instance_made(begun);
-    proxy.wasi_http_incoming_handler().call_handle(&mut store, request, head).await
+    instance.proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, head).await?;
+    instance.served += 1;
+    if !instance.can_serve_again(&loaded, Arc::strong_count(&held) > 1) {
+        return Ok(None);
+    }
+    instance.store.data().log.end();
+    Ok(Some(instance))
 }
 
-fn state(loaded: &Loaded, meter: &Arc<Meter>, log: &Arc<GuestLog>, deadline: Instant) -> State {
-    let mut wasi = WasiCtx::builder();
-    wasi.stdout(GuestStream { log: log.clone(), stream: Stream::Stdout });
-    wasi.stderr(GuestStream { log: log.clone(), stream: Stream::Stderr });
-    wasi.envs(&loaded.variables);
-    // Files, sockets and name look-up stay as they are by default: there, and empty.
-    wasi.allow_tcp(false).allow_udp(false);
-    let mut table = ResourceTable::new();
-    table.set_max_capacity(RESOURCES_MAX);
-    State {
-        wasi: wasi.build(),
-        http: WasiHttpCtx::new(),
-        table,
-        outbound: Outbound::new(loaded.outbound.clone()),
-        nn: NnCtx {
-            models: loaded.models.clone(),
-            pool: loaded.pool.clone(),
-            meter: meter.clone(),
-            deadline,
-            tensor_bytes_max: loaded.limits.memory_bytes,
-            tensor_bytes: 0,
-        },
-        limiter: Limiter { meter: meter.clone(), memory_bytes_max: loaded.limits.memory_bytes },
+/// A fresh instance; those that are idle make room for it.
+async fn fresh(loaded: &Loaded, invocation: &Invocation) -> wasmtime::Result<Instance> {
+    loop {
+        match Instance::new(loaded, invocation).await {
+            Err(e) if e.is::<wasmtime::PoolConcurrencyLimitError>() && loaded.idle_of_host.end_oldest() => {}
+            result => return result,
+        }
+    }
+}
+
+/// A request's body by which one can see whether the guest still holds it.
+struct Marked<B> {
+    body: B,
+    _held: Arc<()>,
+}
+
+impl<B: Body + Unpin> Body for Marked<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -238,10 +364,12 @@ impl Run {
                 return Poll::Ready(head);
             }
             self.poll_guest(cx);
-            Pin::new(&mut self.head).poll(cx)
+            match Pin::new(&mut self.head).poll(cx) {
+                Poll::Pending if self.holds_back() => Pin::new(&mut self.head).poll(cx),
+                head => head,
+            }
         })
         .await;
-        self.headless = false;
         match head {
             Ok(Ok(response)) => {
                 let (parts, body) = response.into_parts();
@@ -275,7 +403,17 @@ impl Run {
             return Poll::Ready(frame);
         }
         self.poll_guest(cx);
-        self.poll_body(cx)
+        match self.poll_body(cx) {
+            Poll::Pending if self.holds_back() => self.poll_body(cx),
+            frame => frame,
+        }
+    }
+
+    /// Whether a guest that has returned kept hold of a response that was not complete. Nothing more will come of it:
+    /// its instance is ended, which ends the response.
+    fn holds_back(&mut self) -> bool {
+        // A channel also says "pending" to a task that has to let others run.
+        has_budget_remaining() && self.again.take().is_some()
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
@@ -317,6 +455,7 @@ impl Run {
     /// Ends the guest where it stands.
     pub fn stop(&mut self) {
         self.guest = None;
+        self.again = None;
     }
 
     fn poll_guest(&mut self, cx: &mut Context<'_>) {
@@ -324,22 +463,45 @@ impl Run {
         let running = self.ticker.enter();
         let polled = self.meter.poll(guest.as_mut(), cx);
         drop(running);
-        let ended = match polled {
-            Poll::Ready(result) => classify(result, &self.meter),
-            Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => Ended::wall_limit(),
+        let (ended, again) = match polled {
+            Poll::Ready(Ok(again)) => (Ended::well(), again),
+            Poll::Ready(Err(error)) => (classify(&error, &self.meter), None),
+            Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => (Ended::wall_limit(), None),
             Poll::Pending => return,
         };
-        self.ended = Some(ended);
         self.stop();
+        self.ended = Some(ended);
+        self.again = again;
+    }
+
+    /// Whether all of the response has come.
+    fn is_complete(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match self.poll_body(&mut cx) {
+                Poll::Ready(None) => return true,
+                Poll::Ready(Some(_)) => {}
+                Poll::Pending => return false,
+            }
+        }
     }
 }
 
-fn classify(result: wasmtime::Result<()>, meter: &Meter) -> Ended {
+impl Drop for Run {
+    /// Puts the instance back, for the next request.
+    fn drop(&mut self) {
+        if let Some(again) = self.again.take()
+            && let Some(idle) = self.idle.take()
+            && self.is_complete()
+        {
+            idle.put(again);
+        }
+    }
+}
+
+/// How a guest ended that did not return.
+fn classify(error: &wasmtime::Error, meter: &Meter) -> Ended {
     let ended = |outcome, detail: String| Ended { outcome, detail };
-    let error = match result {
-        Ok(()) => return Ended::well(),
-        Err(error) => error,
-    };
     match meter.stopped() {
         Some(Stop::CpuLimit) => {
             let detail = "the function used up its CPU time (limits.cpu)".into();

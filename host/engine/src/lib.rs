@@ -9,6 +9,7 @@ mod config;
 pub mod cpu;
 mod epoch;
 mod heap;
+mod idle;
 mod instance;
 mod load;
 pub mod logs;

@@ -2,7 +2,9 @@
 //! read while the guest begins.
 
 use crate::cpu;
-use crate::instance::State;
+use crate::epoch::Ticker;
+use crate::idle::{Idle, IdleOfHost};
+use crate::instance::{Instance, State};
 use crate::nn::Models;
 use crate::outbound::OutboundPolicy;
 use crate::pool::InferencePool;
@@ -13,7 +15,7 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use vesta_core::Digest;
@@ -39,6 +41,12 @@ pub struct Loaded {
     pub(crate) limits: Limits,
     pub(crate) variables: Vec<(String, String)>,
     pub(crate) outbound: Arc<OutboundPolicy>,
+    pub(crate) ticker: Arc<Ticker>,
+    /// Most requests of one instance.
+    pub(crate) reuse: u32,
+    /// Instances that wait for another request, where they may serve more than one. None of them refers to this struct.
+    pub(crate) idle: Option<Arc<Idle<Instance>>>,
+    pub(crate) idle_of_host: Arc<IdleOfHost<Instance>>,
     /// How long the first instance took to make, in nanoseconds; 0 before.
     instance_ns: AtomicU64,
     resident_bytes: u64,
@@ -51,6 +59,13 @@ impl Loaded {
     /// Bytes that the function holds while it is warm: mapped code and models.
     pub fn resident_bytes(&self) -> u64 {
         self.resident_bytes
+    }
+
+    /// Ends the instances that have waited for another request for longer than `longest`.
+    pub fn end_idle_instances(&self, longest: Duration) {
+        if let (Some(idle), Some(since)) = (&self.idle, Instant::now().checked_sub(longest)) {
+            idle.end_idle_since(since);
+        }
     }
 
     /// An instance was made, which began then.
@@ -125,6 +140,8 @@ impl Runtime {
             read_ahead_ns: None,
         };
         let model_bytes: u64 = models.graphs.values().map(|g| g.resident_bytes()).sum();
+        let reuse = manifest.scaling.reuse;
+        let idle = || self.idle_of_host.of_function(manifest.limits.concurrency as usize);
         let loaded = Loaded {
             pre,
             models: Arc::new(models.graphs),
@@ -132,6 +149,10 @@ impl Runtime {
             limits: manifest.limits,
             variables: manifest.variables.clone().into_iter().collect(),
             outbound: Arc::new(outbound),
+            ticker: self.ticker.clone(),
+            reuse,
+            idle: (reuse > 1).then(idle),
+            idle_of_host: self.idle_of_host.clone(),
             instance_ns: AtomicU64::new(0),
             resident_bytes: code.mapped_bytes + model_bytes,
             parts,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -27,62 +27,90 @@ pub trait LogSink: Send + Sync {
 }
 
 struct Lines {
+    /// None between two invocations.
+    sink: Option<Arc<dyn LogSink>>,
     partial: [Vec<u8>; 2],
     left: usize,
     cut: bool,
 }
 
-/// Splits what a guest writes into lines and bounds it.
+impl Lines {
+    fn begin(sink: Arc<dyn LogSink>) -> Lines {
+        Lines { sink: Some(sink), partial: [Vec::new(), Vec::new()], left: LOG_BYTES_MAX, cut: false }
+    }
+
+    /// Ends a line of `stream`, if one has begun.
+    fn emit(&mut self, stream: Stream) {
+        let partial = &mut self.partial[stream as usize];
+        if let (Some(sink), false) = (&self.sink, partial.is_empty()) {
+            sink.line(stream, &String::from_utf8_lossy(partial));
+        }
+        partial.clear();
+    }
+
+    fn end(&mut self) {
+        self.emit(Stream::Stdout);
+        self.emit(Stream::Stderr);
+        self.sink = None;
+        self.left = 0;
+    }
+}
+
+/// Splits what a guest writes into lines and bounds it. The guest may keep its streams for as long as it lives, so the
+/// log changes its sink from one invocation to the next.
 pub(crate) struct GuestLog {
-    sink: Arc<dyn LogSink>,
     lines: Mutex<Lines>,
 }
 
 impl GuestLog {
     pub fn new(sink: Arc<dyn LogSink>) -> Arc<GuestLog> {
-        let lines = Lines { partial: [Vec::new(), Vec::new()], left: LOG_BYTES_MAX, cut: false };
-        Arc::new(GuestLog { sink, lines: Mutex::new(lines) })
+        Arc::new(GuestLog { lines: Mutex::new(Lines::begin(sink)) })
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is written from now on belongs to another invocation.
+    pub fn begin(&self, sink: Arc<dyn LogSink>) {
+        *self.lines() = Lines::begin(sink);
+    }
+
+    /// The invocation has ended: its last lines go out.
+    pub fn end(&self) {
+        self.lines().end();
     }
 
     fn write(&self, stream: Stream, bytes: &[u8]) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = &mut *lines;
+        let mut lines = self.lines();
         let taken = &bytes[..bytes.len().min(lines.left)];
         lines.left -= taken.len();
-        let partial = &mut lines.partial[stream as usize];
         for piece in taken.split_inclusive(|b| *b == b'\n') {
             let (text, ended) = match piece.split_last() {
                 Some((b'\n', text)) => (text, true),
                 _ => (piece, false),
             };
+            let partial = &mut lines.partial[stream as usize];
             let room = LINE_BYTES_MAX.saturating_sub(partial.len());
             partial.extend_from_slice(&text[..text.len().min(room)]);
             if ended {
-                emit(&*self.sink, stream, partial);
+                lines.emit(stream);
             }
         }
         if taken.len() < bytes.len() && !lines.cut {
             lines.cut = true;
-            emit(&*self.sink, stream, &mut lines.partial[stream as usize]);
-            let note = format!("log cut: an invocation may write {LOG_BYTES_MAX} bytes");
-            self.sink.line(Stream::Stderr, &note);
+            lines.emit(stream);
+            if let Some(sink) = &lines.sink {
+                let note = format!("log cut: an invocation may write {LOG_BYTES_MAX} bytes");
+                sink.line(Stream::Stderr, &note);
+            }
         }
-    }
-}
-
-fn emit(sink: &dyn LogSink, stream: Stream, partial: &mut Vec<u8>) {
-    if !partial.is_empty() {
-        sink.line(stream, &String::from_utf8_lossy(partial));
-        partial.clear();
     }
 }
 
 impl Drop for GuestLog {
     fn drop(&mut self) {
-        let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let [out, err] = &mut lines.partial;
-        emit(&*self.sink, Stream::Stdout, out);
-        emit(&*self.sink, Stream::Stderr, err);
+        self.end();
     }
 }
 
@@ -156,6 +184,21 @@ mod tests {
         log.write(Stream::Stdout, b"o\n\nthree");
         drop(log);
         assert_eq!(*kept.0.lock().expect("lock"), ["one", "other", "two", "three"]);
+    }
+
+    #[test]
+    fn each_invocation_of_an_instance_has_its_own_lines_and_bound() {
+        let (first, second) = (Arc::new(Kept::default()), Arc::new(Kept::default()));
+        let log = GuestLog::new(first.clone());
+        log.write(Stream::Stdout, &[b'x'; LOG_BYTES_MAX + 1]);
+        log.write(Stream::Stdout, b"over the bound");
+        log.end();
+        log.write(Stream::Stdout, b"between two invocations\n");
+        log.begin(second.clone());
+        log.write(Stream::Stdout, b"one\ntwo");
+        log.end();
+        assert_eq!(first.0.lock().expect("lock").len(), 2, "a long line, and the note that the log is cut");
+        assert_eq!(*second.0.lock().expect("lock"), ["one", "two"]);
     }
 
     #[test]

@@ -28,7 +28,6 @@ pub struct Meter {
     inference_queue_ns: AtomicU64,
     inferences: AtomicU32,
     cold_start_cpu_ns: AtomicU64,
-    memory: AtomicU64,
     memory_peak: AtomicU64,
     memory_refused: AtomicBool,
     stop: AtomicU8,
@@ -69,12 +68,9 @@ impl Meter {
         }
     }
 
-    pub(crate) fn grow_memory(&self, bytes: u64) {
-        let now = self.memory.fetch_add(bytes, Relaxed) + bytes;
-        self.memory_peak.fetch_max(now, Relaxed);
-    }
-    pub(crate) fn memory(&self) -> u64 {
-        self.memory.load(Relaxed)
+    /// The instance is of this size now.
+    pub(crate) fn memory_is(&self, bytes: u64) {
+        self.memory_peak.fetch_max(bytes, Relaxed);
     }
     pub(crate) fn refuse_memory(&self) {
         self.memory_refused.store(true, Relaxed);

@@ -53,9 +53,7 @@ pub(crate) type Models = HashMap<String, Arc<dyn Graph>>;
 pub(crate) struct NnCtx {
     pub models: Arc<Models>,
     pub pool: Arc<InferencePool>,
-    pub meter: Arc<Meter>,
-    pub deadline: Instant,
-    /// Bytes of tensors that the guest may hold on the host's heap, and holds.
+    /// Bytes of tensors that the guest may hold on the host's heap, and holds: also from one invocation to the next.
     pub tensor_bytes_max: u64,
     pub tensor_bytes: u64,
 }
@@ -64,6 +62,9 @@ pub(crate) struct NnCtx {
 pub(crate) struct NnView<'a> {
     pub ctx: &'a mut NnCtx,
     pub table: &'a mut ResourceTable,
+    /// Of the invocation that calls.
+    pub meter: &'a Arc<Meter>,
+    pub deadline: Instant,
 }
 
 /// How the linker finds [`NnView`] in a store.
@@ -95,7 +96,7 @@ impl NnView<'_> {
         let bytes = held_bytes(&tensor);
         let held = self.ctx.tensor_bytes + bytes;
         if held > self.ctx.tensor_bytes_max {
-            self.ctx.meter.refuse_memory();
+            self.meter.refuse_memory();
             wasmtime::bail!("tensors of {held} bytes; at most {} may be held", self.ctx.tensor_bytes_max);
         }
         self.ctx.tensor_bytes = held;
@@ -159,7 +160,7 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         for (name, tensor) in inputs {
             named.push((name, self.take_tensor(tensor)?));
         }
-        let submitted = self.ctx.pool.submit(graph, named, self.ctx.meter.clone(), self.ctx.deadline);
+        let submitted = self.ctx.pool.submit(graph, named, self.meter.clone(), self.deadline);
         let result = match submitted {
             Ok(answer) => answer.await.unwrap_or(Err(InferenceError::Crashed)),
             Err(e) => Err(e),

@@ -2,7 +2,8 @@
 
 use crate::child::{self, Answer, ChildError, ChildLimits, Job};
 use crate::epoch::Ticker;
-use crate::instance::{self, Invocation, Run, State};
+use crate::idle::IdleOfHost;
+use crate::instance::{self, Instance, Invocation, Run, State};
 use crate::load::{self, Loaded};
 use crate::pool::InferencePool;
 use crate::store::{CodeStore, StoreError};
@@ -97,7 +98,8 @@ pub struct Runtime {
     pub(crate) pool: Arc<InferencePool>,
     /// Places of threads that load models beside a cold start.
     pub(crate) beside: Arc<Semaphore>,
-    ticker: Arc<Ticker>,
+    pub(crate) ticker: Arc<Ticker>,
+    pub(crate) idle_of_host: Arc<IdleOfHost<Instance>>,
     pub(crate) config: RuntimeConfig,
 }
 
@@ -126,6 +128,7 @@ impl Runtime {
             pool,
             beside: Arc::new(Semaphore::new(load::BESIDE_MAX)),
             ticker,
+            idle_of_host: IdleOfHost::new(),
             config,
         })
     }
@@ -207,10 +210,10 @@ impl Runtime {
         invocation: Invocation,
     ) -> Run
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<wasmtime_wasi_http::Error>,
     {
-        instance::start(loaded, &self.ticker, request, tls, invocation)
+        instance::start(loaded, request, tls, invocation)
     }
 }
 

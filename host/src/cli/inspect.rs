@@ -85,6 +85,13 @@ fn describe(v: &VersionInfo) -> String {
             "kept warm",
             format!("{}, at least {}", format_duration_ms(m.scaling.keep_alive_ms), m.scaling.minimum),
         ),
+        (
+            "instances",
+            match m.scaling.reuse {
+                1 => "a fresh one for each request".into(),
+                most => format!("each serves up to {most} requests"),
+            },
+        ),
         ("outbound", or_none(m.outbound.clone())),
         // Values may be secret; `--json` shows them.
         ("variables", or_none(m.variables.keys().cloned().collect())),

@@ -72,7 +72,7 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Respon
         Err(e) => return fail(bill, Outcome::StartFailed, Refusal::from(&e)).await,
     };
 
-    // A fresh instance, on its CPU clock and its deadline.
+    // An instance, on its CPU clock and its deadline.
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
     let client = Client::of(&parts);
     let body = RequestBody { inner: body, bytes_max: limits.request_body_bytes, meter: bill.body.clone() };

@@ -22,12 +22,26 @@ pub async fn reap(activator: Arc<Activator>, registry: Arc<Registry>) {
         tokio::time::sleep(TICK).await;
         let entries: Vec<Arc<Entry>> = activator.table.iter().map(|e| e.clone()).collect();
         for entry in entries {
+            end_idle_instances(&entry);
             if !is_to_stay(&registry, &entry.version) {
                 let_go_if_idle(&activator, &entry);
             }
         }
         activator.table.retain(|_, entry| !entry.is_unused());
     }
+}
+
+/// An instance without a request goes as the whole function does; others of its function may be busy.
+fn end_idle_instances(entry: &Entry) {
+    let scaling = &entry.version.manifest.scaling;
+    if scaling.reuse == 1 {
+        return;
+    }
+    let loaded = match &*entry.slot() {
+        Slot::Warm(warm) => warm.loaded.clone(),
+        _ => return,
+    };
+    loaded.end_idle_instances(Duration::from_millis(scaling.keep_alive_ms));
 }
 
 fn let_go_if_idle(activator: &Activator, entry: &Entry) {

@@ -189,8 +189,9 @@ fn read_scaling(mut section: Section<'_, '_>) -> Scaling {
         keep_alive_ms: section
             .duration_ms("keep_alive", (0, limits::KEEP_ALIVE_MS_MAX))
             .unwrap_or(default.keep_alive_ms),
+        reuse: small(section.integer("reuse", limits::REUSE), default.reuse),
     };
-    section.finish(&["minimum", "keep_alive"]);
+    section.finish(&["minimum", "keep_alive", "reuse"]);
     read
 }
 

@@ -17,6 +17,7 @@ concurrency = 16
 [scaling]
 minimum = 1
 keep_alive = "2h"
+reuse = 100
 [outbound]
 hosts = ["api.example.com:443"]
 [variables]
@@ -49,7 +50,7 @@ fn every_key_reaches_the_manifest() {
             concurrency: 16,
         }
     );
-    assert_eq!(m.scaling, Scaling { minimum: 1, keep_alive_ms: 7_200_000 });
+    assert_eq!(m.scaling, Scaling { minimum: 1, keep_alive_ms: 7_200_000, reuse: 100 });
     assert_eq!(m.outbound, ["api.example.com:443"]);
     assert_eq!(m.variables["GREETING"], "hi");
 }
@@ -109,12 +110,13 @@ fn every_mistake_names_file_line_and_key() {
             "keep_alive = \"8d\"",
             "vesta.toml:17: scaling.keep_alive: \"8d\" is out of bounds: 0s to 7days",
         ),
-        (19, "hosts = [\"http://x\"]", "vesta.toml:19: outbound.hosts[0]: \"http://x\" is not a host name"),
-        (19, "hosts = [7]", "vesta.toml:19: outbound.hosts[0]: must be a string"),
-        (19, "hosts = \"x\"", "vesta.toml:19: outbound.hosts: must be a list of strings"),
-        (21, "1A = \"x\"", "vesta.toml:21: variables.1A: a name must be"),
-        (21, "A = 1", "vesta.toml:21: variables.A: must be a string"),
-        (21, "A = ", "vesta.toml:21: "),
+        (18, "reuse = 0", "vesta.toml:18: scaling.reuse: 0 is out of bounds: 1 to 1000000"),
+        (20, "hosts = [\"http://x\"]", "vesta.toml:20: outbound.hosts[0]: \"http://x\" is not a host name"),
+        (20, "hosts = [7]", "vesta.toml:20: outbound.hosts[0]: must be a string"),
+        (20, "hosts = \"x\"", "vesta.toml:20: outbound.hosts: must be a list of strings"),
+        (22, "1A = \"x\"", "vesta.toml:22: variables.1A: a name must be"),
+        (22, "A = 1", "vesta.toml:22: variables.A: must be a string"),
+        (22, "A = ", "vesta.toml:22: "),
         (8, "[limits", "vesta.toml:8: "),
     ] {
         let message = with_line(line, text);
