@@ -21,4 +21,5 @@ mod portability;
 mod responses;
 mod sandbox;
 mod scale_to_zero;
+mod snapshots;
 mod upload;

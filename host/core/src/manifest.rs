@@ -73,6 +73,13 @@ pub struct PackageManifest {
     /// Whether it may be invoked without a key.
     #[serde(default)]
     pub public: bool,
+    /// Whether a component that exports an initialisation is initialised at deploy.
+    #[serde(default = "yes")]
+    pub snapshot: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Why a package manifest was refused; each names the field.
@@ -224,6 +231,7 @@ mod tests {
             outbound: vec!["api.example.com:443".into()],
             variables: BTreeMap::new(),
             public: false,
+            snapshot: true,
         }
     }
 
@@ -252,6 +260,13 @@ mod tests {
         assert!(refused(|m| m.outbound[0] = "x:0".into()).contains("outbound[0]"));
         assert!(refused(|m| drop(m.variables.insert("1A".into(), String::new()))).contains("variables.1A"));
         assert!(refused(|m| drop(m.variables.insert("A".into(), "\0".into()))).contains("variables.A"));
+    }
+
+    #[test]
+    fn a_manifest_of_before_snapshots_has_them() {
+        let mut json = serde_json::to_value(manifest()).expect("json");
+        json.as_object_mut().expect("an object").remove("snapshot");
+        assert_eq!(serde_json::from_value::<PackageManifest>(json).expect("read"), manifest());
     }
 
     #[test]

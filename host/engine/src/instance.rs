@@ -7,7 +7,8 @@ use crate::epoch::{Running, Ticker};
 use crate::logs::{GuestLog, GuestStream, LogSink, Stream};
 use crate::meter::{Meter, Stop};
 use crate::nn::{NnCtx, NnView};
-use crate::outbound::Outbound;
+use crate::outbound::{Outbound, OutboundPolicy};
+use crate::pool::InferencePool;
 use crate::runtime::Loaded;
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -57,6 +58,37 @@ impl WasiHttpView for State {
     }
 }
 impl State {
+    /// The state of a guest that is initialised at deploy: no variables, no models, no other hosts.
+    pub(crate) fn without_world(log: &Arc<GuestLog>, memory_bytes_max: u64) -> std::io::Result<State> {
+        let meter = Arc::new(Meter::default());
+        let nn = NnCtx {
+            models: Arc::default(),
+            pool: Arc::new(InferencePool::start(1, 0)?),
+            meter: meter.clone(),
+            deadline: Instant::now(),
+            tensor_bytes_max: 0,
+            tensor_bytes: 0,
+        };
+        Ok(State::new(wasi(log, &[]), Arc::default(), nn, Limiter { meter, memory_bytes_max }))
+    }
+    fn new(wasi: WasiCtx, outbound: Arc<OutboundPolicy>, nn: NnCtx, limiter: Limiter) -> State {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        State { wasi, http: WasiHttpCtx::new(), table, outbound: Outbound::new(outbound), nn, limiter }
+    }
+    pub(crate) fn limiter(&mut self) -> &mut dyn wasmtime::ResourceLimiter {
+        &mut self.limiter
+    }
+    pub(crate) fn memory_was_refused(&self) -> bool {
+        self.limiter.meter.memory_was_refused()
+    }
+    pub(crate) fn allow_memory(&mut self, bytes_max: u64) {
+        self.limiter.memory_bytes_max = bytes_max;
+    }
+    /// Whether the guest holds a handle of anything of the host's.
+    pub(crate) fn holds_resources(&self) -> bool {
+        !self.table.is_empty()
+    }
     pub(crate) fn nn(&mut self) -> NnView<'_> {
         NnView { ctx: &mut self.nn, table: &mut self.table }
     }
@@ -174,7 +206,7 @@ where
 {
     let log = GuestLog::new(logs);
     let mut store = Store::new(loaded.pre.engine(), state(&loaded, &meter, &log, deadline));
-    store.limiter(|state| &mut state.limiter);
+    store.limiter(State::limiter);
     let memory_bytes = usize::try_from(loaded.limits.memory_bytes).unwrap_or(HOSTCALL_BYTES_MAX);
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX.min(memory_bytes));
     let cpu_ns_max = loaded.limits.cpu_ms.saturating_mul(1_000_000);
@@ -200,29 +232,26 @@ where
 }
 
 fn state(loaded: &Loaded, meter: &Arc<Meter>, log: &Arc<GuestLog>, deadline: Instant) -> State {
+    let nn = NnCtx {
+        models: loaded.models.clone(),
+        pool: loaded.pool.clone(),
+        meter: meter.clone(),
+        deadline,
+        tensor_bytes_max: loaded.limits.memory_bytes,
+        tensor_bytes: 0,
+    };
+    let limiter = Limiter { meter: meter.clone(), memory_bytes_max: loaded.limits.memory_bytes };
+    State::new(wasi(log, &loaded.variables), loaded.outbound.clone(), nn, limiter)
+}
+
+fn wasi(log: &Arc<GuestLog>, variables: &[(String, String)]) -> WasiCtx {
     let mut wasi = WasiCtx::builder();
     wasi.stdout(GuestStream { log: log.clone(), stream: Stream::Stdout });
     wasi.stderr(GuestStream { log: log.clone(), stream: Stream::Stderr });
-    wasi.envs(&loaded.variables);
+    wasi.envs(variables);
     // Files, sockets and name look-up stay as they are by default: there, and empty.
     wasi.allow_tcp(false).allow_udp(false);
-    let mut table = ResourceTable::new();
-    table.set_max_capacity(RESOURCES_MAX);
-    State {
-        wasi: wasi.build(),
-        http: WasiHttpCtx::new(),
-        table,
-        outbound: Outbound::new(loaded.outbound.clone()),
-        nn: NnCtx {
-            models: loaded.models.clone(),
-            pool: loaded.pool.clone(),
-            meter: meter.clone(),
-            deadline,
-            tensor_bytes_max: loaded.limits.memory_bytes,
-            tensor_bytes: 0,
-        },
-        limiter: Limiter { meter: meter.clone(), memory_bytes_max: loaded.limits.memory_bytes },
-    }
+    wasi.build()
 }
 
 impl Run {

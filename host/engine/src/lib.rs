@@ -15,6 +15,7 @@ mod nn;
 mod outbound;
 mod pool;
 mod runtime;
+mod snapshot;
 mod store;
 
 pub use instance::{Ended, Invocation, Run};

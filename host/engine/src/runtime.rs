@@ -6,7 +6,7 @@ use crate::instance::{self, Invocation, Run, State};
 use crate::nn::Models;
 use crate::outbound::OutboundPolicy;
 use crate::pool::InferencePool;
-use crate::store::{CodeStore, StoreError};
+use crate::store::{CodeStore, Source, StoreError};
 use crate::{compile, config, cpu};
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -156,19 +156,24 @@ impl Runtime {
         })
     }
 
-    /// Compiles a component in a child process and keeps the code. Done already: returns at once.
-    pub async fn prepare_component(&self, digest: &Digest, source: &Path) -> Result<(), EngineError> {
-        if self.code.verified(digest).is_ok() {
+    /// Compiles a function's component in a child process and keeps the code. Done already: returns at once.
+    pub async fn prepare_component(
+        &self,
+        manifest: &PackageManifest,
+        blob: &Path,
+    ) -> Result<(), EngineError> {
+        let source = &source(manifest);
+        if self.code.verified(source).is_ok() {
             return Ok(());
         }
-        let out = self.code.path(digest).with_extension(format!("new-{}", unique()));
-        let job = Job::Compile { source: source.into(), out: out.clone() };
+        let out = self.code.path(source).with_extension(format!("new-{}", unique()));
+        let job = Job::Compile { source: blob.into(), out: out.clone(), snapshot: source.snapshot };
         let answer = self.child(job).await;
         let result = match answer {
-            Ok(_) => self.code.adopt(digest, &out).map_err(EngineError::from).and_then(|()| {
+            Ok(_) => self.code.adopt(source, &out).map_err(EngineError::from).and_then(|()| {
                 // Loaded once here, so that what the pool cannot hold is refused at deploy.
-                self.load_component(digest).map(drop).map_err(|e| {
-                    self.code.discard(digest);
+                self.load_component(source).map(drop).map_err(|e| {
+                    self.code.discard(&source.component);
                     EngineError::Refused { code: "invalid-component".into(), detail: e.to_string() }
                 })
             }),
@@ -228,7 +233,7 @@ impl Runtime {
     pub fn load(&self, manifest: &PackageManifest) -> Result<(Loaded, LoadReport), EngineError> {
         let cpu = cpu::thread_cpu_ns();
         let begun = Instant::now();
-        let (pre, code_bytes) = self.load_component(&manifest.component.digest)?;
+        let (pre, code_bytes) = self.load_component(&source(manifest))?;
         let code_ns = begun.elapsed().as_nanos() as u64;
         let mut models = Models::new();
         for model in &manifest.models {
@@ -252,8 +257,8 @@ impl Runtime {
         Ok((loaded, LoadReport { code_ns, models_ns, cpu_ns: cpu::thread_cpu_ns() - cpu }))
     }
 
-    fn load_component(&self, digest: &Digest) -> Result<(ProxyPre<State>, u64), EngineError> {
-        let path = self.code.verified(digest)?;
+    fn load_component(&self, source: &Source) -> Result<(ProxyPre<State>, u64), EngineError> {
+        let path = self.code.verified(source)?;
         let bytes = std::fs::metadata(&path)?.len();
         // SAFETY: the file is native code that this host's child compiled: its MAC under the host's key was
         // checked just now or earlier in this process, and its directory is private to the host's user, so
@@ -296,6 +301,11 @@ impl Runtime {
     {
         instance::start(loaded, &self.ticker, request, tls, invocation)
     }
+}
+
+/// What a function's code is compiled from.
+fn source(manifest: &PackageManifest) -> Source {
+    Source { component: manifest.component.digest, snapshot: manifest.snapshot }
 }
 
 fn read_info(dir: &Path) -> Option<ModelInfo> {
