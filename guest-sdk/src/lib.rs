@@ -21,12 +21,14 @@
 //! Each request runs in an instance of its own: nothing is shared and nothing stays, `static`s included. (Unless
 //! `vesta.toml` allows reuse; then what is costly to make, a loaded [`Model`] for instance, is worth keeping in a `static`.)
 //! The handler may be an `async fn`; [`sleep`] and [`http::send_async`] then wait side by side.
+//! What is costly to prepare is prepared once, at deploy, by [`handler`]'s `init`.
 #![warn(missing_docs)]
 
 mod body;
 mod error;
 mod executor;
 pub mod http;
+mod init;
 mod json;
 pub mod log;
 mod model;
@@ -49,6 +51,7 @@ pub use vesta_sdk_macros::handler;
 /// What the code that `#[handler]` writes refers to. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::init::*;
     pub use crate::serve::{Outcome, serve, serve_async};
     pub use wasip2;
 }

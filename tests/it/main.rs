@@ -22,4 +22,5 @@ mod responses;
 mod reuse;
 mod sandbox;
 mod scale_to_zero;
+mod snapshots;
 mod upload;

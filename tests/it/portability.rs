@@ -182,9 +182,29 @@ fn digits_runs_under_a_plain_host_with_any_backend() {
 }
 
 #[test]
+fn an_initialisation_runs_under_a_plain_host_before_the_first_request() {
+    let prepared = crate::snapshots::prepared("table", 1);
+    let (status, body) = run(&prepared, "none", no_model(), "GET", "/table", String::new());
+    assert_eq!(status, 200, "{body}");
+    assert!(body.starts_with("131072 "), "{body}");
+}
+
+#[test]
+fn only_a_function_with_an_initialisation_exports_it() {
+    let engine = Engine::default();
+    let exports = |bytes: Vec<u8>| -> Vec<String> {
+        let component = Component::new(&engine, bytes).expect("a component");
+        component.component_type().exports(&engine).map(|(name, _)| name.to_string()).collect()
+    };
+    let only_handler = exports(guests::example("hello").component);
+    assert!(only_handler.iter().all(|e| e.starts_with("wasi:http/incoming-handler@")), "{only_handler:?}");
+    assert!(exports(guests::fixture("prepared")).contains(&"wizer-initialize".to_string()));
+}
+
+#[test]
 fn components_import_only_interfaces_of_wasi() {
-    for name in ["hello", "digits"] {
-        let component = guests::example(name).component;
+    let examples = ["hello", "digits"].map(|name| (name, guests::example(name).component));
+    for (name, component) in examples.into_iter().chain([("prepared", guests::fixture("prepared"))]) {
         let engine = Engine::default();
         let component = Component::new(&engine, component).expect("a component");
         let imports: Vec<_> =

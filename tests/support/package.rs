@@ -36,6 +36,7 @@ impl Package {
             "outbound": [],
             "variables": {},
             "public": false,
+            "snapshot": true,
         });
         Self { manifest, blobs: vec![component.to_vec()] }
     }

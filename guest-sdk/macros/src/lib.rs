@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, ItemFn, ReturnType};
+use syn::{Error, FnArg, ItemFn, MetaNameValue, ReturnType};
 
 /// Makes a function the one that answers requests, and the crate a `wasi:http` component.
 ///
@@ -17,15 +17,37 @@ use syn::{Error, FnArg, ItemFn, ReturnType};
 ///     Ok(Response::text(req.path()))
 /// }
 /// ```
+///
+/// `init = …` names a `fn()` that prepares what every request needs: a tokenizer, tables. The component exports it
+/// as `wizer-initialize`. Vesta calls it once, at deploy, and each instance begins with the memory that it left; on a
+/// host that does not do so it runs before an instance's first request. At deploy there is nothing of the host: an
+/// `init` that reads variables or the clock, draws random numbers (as a std `HashMap` does), opens a connection, loads
+/// a model or prints is refused.
+///
+/// ```no_run
+/// use std::collections::BTreeMap;
+/// use std::sync::LazyLock;
+/// use vesta_sdk::{Error, Request, Response};
+///
+/// static SQUARES: LazyLock<BTreeMap<u64, u64>> = LazyLock::new(|| (0..10_000).map(|n| (n * n, n)).collect());
+///
+/// fn init() {
+///     LazyLock::force(&SQUARES);
+/// }
+///
+/// #[vesta_sdk::handler(init = init)]
+/// fn root(req: Request) -> Result<Response, Error> {
+///     let n = req.query("n").and_then(|n| n.parse().ok()).ok_or_else(|| Error::bad_request("n: a number is needed"))?;
+///     Response::json(&SQUARES.get(&n))
+/// }
+/// ```
 #[proc_macro_attribute]
 pub fn handler(attribute: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     expand(attribute.into(), item.into()).unwrap_or_else(|error| error.into_compile_error()).into()
 }
 
 fn expand(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStream> {
-    if !attribute.is_empty() {
-        return Err(Error::new(attribute.span(), "#[handler] takes no arguments"));
-    }
+    let init = Init::read(attribute)?;
     let function: ItemFn = syn::parse2(item.clone()).map_err(|_| {
         Error::new(
             item.span(),
@@ -39,19 +61,25 @@ fn expand(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStream>
     let call = quote_spanned! { function.sig.output.span() =>
         ::vesta_sdk::__private::#serve(request, response_out, #name)
     };
+    let Init { check, run, export } = init;
     Ok(quote! {
         #[cfg_attr(not(target_family = "wasm"), allow(dead_code))]
         #function
 
+        #check
+
         #[cfg(target_family = "wasm")]
         const _: () = {
             struct Component;
+
+            #export
 
             impl ::vesta_sdk::__private::wasip2::exports::http::incoming_handler::Guest for Component {
                 fn handle(
                     request: ::vesta_sdk::__private::wasip2::http::types::IncomingRequest,
                     response_out: ::vesta_sdk::__private::wasip2::http::types::ResponseOutparam,
                 ) {
+                    #run
                     #call
                 }
             }
@@ -61,6 +89,41 @@ fn expand(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStream>
             );
         };
     })
+}
+
+/// What becomes of `init = …`; nothing where there is none.
+#[derive(Default)]
+struct Init {
+    /// On every target, so that the function counts as used, and the compiler points at what is no `fn()`.
+    check: TokenStream,
+    run: TokenStream,
+    export: TokenStream,
+}
+
+impl Init {
+    fn read(attribute: TokenStream) -> syn::Result<Init> {
+        if attribute.is_empty() {
+            return Ok(Init::default());
+        }
+        let only = "#[handler] takes one argument: init = a function without arguments and result";
+        let Ok(MetaNameValue { path, value, .. }) = syn::parse2(attribute.clone()) else {
+            return Err(Error::new(attribute.span(), only));
+        };
+        if !path.is_ident("init") {
+            return Err(Error::new(path.span(), only));
+        }
+        let run = quote!(::vesta_sdk::__private::initialize(#value););
+        let export = quote! {
+            impl ::vesta_sdk::__private::Guest for Component {
+                fn wizer_initialize() {
+                    #run
+                }
+            }
+
+            ::vesta_sdk::__private::export_init!(Component with_types_in ::vesta_sdk::__private);
+        };
+        Ok(Init { check: quote_spanned!(value.span()=> const _: fn() = #value;), run, export })
+    }
 }
 
 fn check(function: &ItemFn) -> syn::Result<()> {
@@ -107,7 +170,12 @@ mod tests {
             }
         );
         assert!(expand(quote!(), good.clone()).is_ok());
-        assert!(error(quote!(stream), good).contains("no arguments"));
+        assert!(expand(quote!(init = init), good.clone()).is_ok());
+        for wrong in
+            [quote!(stream), quote!(init), quote!(init = ), quote!(inti = init), quote!(init = a, init = b)]
+        {
+            assert!(error(wrong, good.clone()).contains("one argument: init ="));
+        }
         assert!(
             error(
                 quote!(),
@@ -193,5 +261,6 @@ mod tests {
         .unwrap()
         .to_string();
         assert!(expanded.contains("serve_async"));
+        assert!(!expanded.contains("initialize"));
     }
 }

@@ -81,6 +81,13 @@ pub struct PackageManifest {
     /// Whether it may be invoked without a key.
     #[serde(default)]
     pub public: bool,
+    /// Whether a component that exports an initialisation is initialised at deploy.
+    #[serde(default = "yes")]
+    pub snapshot: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Why a package manifest was refused; each names the field.
@@ -233,6 +240,7 @@ mod tests {
             outbound: vec!["api.example.com:443".into()],
             variables: BTreeMap::new(),
             public: false,
+            snapshot: true,
         }
     }
 
@@ -271,6 +279,13 @@ mod tests {
         json["scaling"].as_object_mut().expect("an object").remove("reuse").expect("it is written");
         let read: PackageManifest = serde_json::from_value(json).expect("read");
         assert_eq!(read.scaling.reuse, 1);
+    }
+
+    #[test]
+    fn a_manifest_of_before_snapshots_has_them() {
+        let mut json = serde_json::to_value(manifest()).expect("json");
+        json.as_object_mut().expect("an object").remove("snapshot");
+        assert_eq!(serde_json::from_value::<PackageManifest>(json).expect("read"), manifest());
     }
 
     #[test]

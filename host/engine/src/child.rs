@@ -35,7 +35,7 @@ impl Default for ChildLimits {
 /// What a child is asked to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
-    Compile { source: PathBuf, out: PathBuf },
+    Compile { source: PathBuf, out: PathBuf, snapshot: bool },
     Model { source: PathBuf, encoding: Encoding, out: PathBuf, limits: ModelLimits },
 }
 
@@ -111,7 +111,7 @@ fn limit_self(limits: &ChildLimits) -> rustix::io::Result<()> {
 
 fn work(job: Job) -> Answer {
     match job {
-        Job::Compile { source, out } => match compile::compile(&source, &out) {
+        Job::Compile { source, out, snapshot } => match compile::compile(&source, &out, snapshot) {
             Ok(()) => Answer::Compiled,
             Err(e) => Answer::Refused { code: e.code().into(), detail: e.to_string() },
         },

@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::instance::State;
+use crate::snapshot::{self, SnapshotError};
 use std::path::Path;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
@@ -19,6 +20,8 @@ pub enum CompileError {
     Import(String),
     #[error("the component does not export wasi:http/incoming-handler: {0}")]
     Export(String),
+    #[error("{0}; `snapshot = false` in vesta.toml has it initialised in each instance instead")]
+    Snapshot(#[from] SnapshotError),
     #[error("the compiled component cannot be written: {0}")]
     Io(String),
 }
@@ -32,6 +35,7 @@ impl CompileError {
             CompileError::Invalid(_) => "invalid-component",
             CompileError::Import(_) => "unknown-import",
             CompileError::Export(_) => "missing-export",
+            CompileError::Snapshot(_) => "snapshot-refused",
             CompileError::Io(_) => "io",
         }
     }
@@ -46,8 +50,9 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
     Ok(linker)
 }
 
-/// Compiles a component, checks what it imports and exports, and writes its native code.
-pub(crate) fn compile(source: &Path, out: &Path) -> Result<(), CompileError> {
+/// Compiles a component, checks what it imports and exports, and writes its native code; with `snapshot`, a
+/// component that asks for it is initialised before.
+pub(crate) fn compile(source: &Path, out: &Path, snapshot: bool) -> Result<(), CompileError> {
     let io = |e: std::io::Error| CompileError::Io(e.to_string());
     let bytes = std::fs::read(source).map_err(io)?;
     match bytes.get(..8) {
@@ -57,16 +62,20 @@ pub(crate) fn compile(source: &Path, out: &Path) -> Result<(), CompileError> {
     }
     let invalid = |e: wasmtime::Error| CompileError::Invalid(one_line(&e));
     let engine = config::compiling_engine().map_err(invalid)?;
-    let component = Component::new(&engine, &bytes).map_err(invalid)?;
+    let mut component = Component::new(&engine, &bytes).map_err(invalid)?;
     let linker = linker(&engine).map_err(invalid)?;
     let pre = linker.instantiate_pre(&component).map_err(|e| CompileError::Import(one_line(&e)))?;
     ProxyPre::new(pre).map_err(|e| CompileError::Export(one_line(&e)))?;
+    if snapshot && snapshot::is_wanted(&component) {
+        let initialised = snapshot::take(&linker, &bytes)?;
+        component = Component::new(&engine, initialised).map_err(invalid)?;
+    }
     let code = component.serialize().map_err(invalid)?;
     std::fs::write(out, code).map_err(io)
 }
 
 /// An error with its causes on one line, of bounded length.
-fn one_line(e: &wasmtime::Error) -> String {
+pub(crate) fn one_line(e: &wasmtime::Error) -> String {
     let line = format!("{e:#}").split_whitespace().collect::<Vec<_>>().join(" ");
     line.chars().take(600).collect()
 }

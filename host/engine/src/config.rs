@@ -7,6 +7,8 @@ use wasmtime::{
 
 /// Most linear memory that any instance may have: the address space of 32 bits.
 pub const MEMORY_BYTES_MAX: usize = 4 << 30;
+/// Largest image of a memory that is sure to be mapped copy-on-write, in bytes.
+pub const IMAGE_BYTES_MAX: u64 = 64 << 20;
 /// Stack of a guest, in bytes; well under [`ASYNC_STACK_BYTES`], so that host calls have room left.
 const WASM_STACK_BYTES: usize = 512 << 10;
 /// Stack of a guest's fibre with the host functions that it calls, in bytes.
@@ -38,8 +40,7 @@ pub(crate) fn common() -> Config {
     // Bounds checks stay off the fast path: 4 GiB reserved and guarded (smaller reservations cost about 13 %).
     config.memory_reservation(4 << 30);
     config.memory_guard_size(32 << 20);
-    // Images over this size would lose copy-on-write.
-    config.memory_guaranteed_dense_image_size(64 << 20);
+    config.memory_guaranteed_dense_image_size(IMAGE_BYTES_MAX);
     config.memory_init_cow(true);
     // A trap's message names functions, never lines of a tenant's source.
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);

@@ -11,7 +11,8 @@ use crate::load::Loaded;
 use crate::logs::{GuestLog, GuestStream, LogSink, Stream};
 use crate::meter::{Meter, Stop};
 use crate::nn::{NnCtx, NnView};
-use crate::outbound::Outbound;
+use crate::outbound::{Outbound, OutboundPolicy};
+use crate::pool::InferencePool;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::future::{Future, poll_fn};
@@ -59,7 +60,8 @@ pub(crate) struct State {
     meter: Arc<Meter>,
     deadline: Instant,
     cpu_ns_max: u64,
-    ticker: Arc<Ticker>,
+    /// None at deploy, where limits are looked at otherwise.
+    ticker: Option<Arc<Ticker>>,
 }
 
 impl WasiView for State {
@@ -73,6 +75,28 @@ impl WasiHttpView for State {
     }
 }
 impl State {
+    /// The state of a guest that is initialised at deploy: no variables, no models, no other hosts.
+    pub(crate) fn without_world(log: &Arc<GuestLog>, memory_bytes_max: u64) -> std::io::Result<State> {
+        let models = Arc::default();
+        let pool = Arc::new(InferencePool::start(1, 0)?);
+        let nn = NnCtx { models, pool, tensor_bytes_max: 0, tensor_bytes: 0 };
+        let now = Instant::now();
+        Ok(State::of(log, &[], Arc::default(), nn, memory_bytes_max, Arc::default(), now))
+    }
+
+    pub(crate) fn limiter(&mut self) -> &mut dyn wasmtime::ResourceLimiter {
+        &mut self.limiter
+    }
+    pub(crate) fn memory_was_refused(&self) -> bool {
+        self.limiter.meter.memory_was_refused()
+    }
+    pub(crate) fn allow_memory(&mut self, bytes_max: u64) {
+        self.limiter.memory_bytes_max = bytes_max;
+    }
+    /// Whether the guest holds a handle of anything of the host's.
+    pub(crate) fn holds_resources(&self) -> bool {
+        !self.table.is_empty()
+    }
     pub(crate) fn nn(&mut self) -> NnView<'_> {
         NnView { ctx: &mut self.nn, table: &mut self.table, meter: &self.meter, deadline: self.deadline }
     }
@@ -80,10 +104,34 @@ impl State {
     fn new(loaded: &Loaded, invocation: &Invocation) -> State {
         let Invocation { meter, logs, deadline } = invocation;
         let log = GuestLog::new(logs.clone());
+        let memory_bytes_max = loaded.limits.memory_bytes;
+        let nn = NnCtx {
+            models: loaded.models.clone(),
+            pool: loaded.pool.clone(),
+            tensor_bytes_max: memory_bytes_max,
+            tensor_bytes: 0,
+        };
+        let outbound = loaded.outbound.clone();
+        State {
+            cpu_ns_max: loaded.limits.cpu_ms.saturating_mul(1_000_000),
+            ticker: Some(loaded.ticker.clone()),
+            ..State::of(&log, &loaded.variables, outbound, nn, memory_bytes_max, meter.clone(), *deadline)
+        }
+    }
+
+    fn of(
+        log: &Arc<GuestLog>,
+        variables: &[(String, String)],
+        outbound: Arc<OutboundPolicy>,
+        nn: NnCtx,
+        memory_bytes_max: u64,
+        meter: Arc<Meter>,
+        deadline: Instant,
+    ) -> State {
         let mut wasi = WasiCtx::builder();
         wasi.stdout(GuestStream { log: log.clone(), stream: Stream::Stdout });
         wasi.stderr(GuestStream { log: log.clone(), stream: Stream::Stderr });
-        wasi.envs(&loaded.variables);
+        wasi.envs(variables);
         // Files, sockets and name look-up stay as they are by default: there, and empty.
         wasi.allow_tcp(false).allow_udp(false);
         let mut table = ResourceTable::new();
@@ -92,23 +140,14 @@ impl State {
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             table,
-            outbound: Outbound::new(loaded.outbound.clone()),
-            nn: NnCtx {
-                models: loaded.models.clone(),
-                pool: loaded.pool.clone(),
-                tensor_bytes_max: loaded.limits.memory_bytes,
-                tensor_bytes: 0,
-            },
-            limiter: Limiter {
-                meter: meter.clone(),
-                memory_bytes: 0,
-                memory_bytes_max: loaded.limits.memory_bytes,
-            },
-            log,
-            meter: meter.clone(),
-            deadline: *deadline,
-            cpu_ns_max: loaded.limits.cpu_ms.saturating_mul(1_000_000),
-            ticker: loaded.ticker.clone(),
+            outbound: Outbound::new(outbound),
+            nn,
+            limiter: Limiter { meter: meter.clone(), memory_bytes: 0, memory_bytes_max },
+            log: log.clone(),
+            meter,
+            deadline,
+            cpu_ns_max: 0,
+            ticker: None,
         }
     }
 
@@ -199,7 +238,7 @@ pub(crate) struct Instance {
 impl Instance {
     async fn new(loaded: &Loaded, invocation: &Invocation) -> wasmtime::Result<Instance> {
         let mut store = Store::new(loaded.pre.engine(), State::new(loaded, invocation));
-        store.limiter(|state| &mut state.limiter);
+        store.limiter(State::limiter);
         let memory_bytes = usize::try_from(loaded.limits.memory_bytes).unwrap_or(HOSTCALL_BYTES_MAX);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX.min(memory_bytes));
         store.set_epoch_deadline(1);
@@ -235,7 +274,8 @@ fn at_epoch(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadlin
     }
     // While another worker is free, it does what comes up. Each yield costs the platform some ten microseconds.
     let workers = Handle::try_current().map_or(1, |tokio| tokio.metrics().num_workers());
-    let slice_ns = if ticker.polled() < workers { LONG_SLICE_NS } else { SLICE_NS };
+    let slice_ns =
+        if ticker.as_ref().is_some_and(|t| t.polled() < workers) { LONG_SLICE_NS } else { SLICE_NS };
     if this_poll_ns < slice_ns {
         return Ok(UpdateDeadline::Continue(1));
     }

@@ -18,6 +18,7 @@ mod nn;
 mod outbound;
 mod pool;
 mod runtime;
+mod snapshot;
 mod store;
 
 pub use instance::{Ended, Invocation, Run};

@@ -8,7 +8,8 @@ use crate::instance::{Instance, State};
 use crate::nn::Models;
 use crate::outbound::OutboundPolicy;
 use crate::pool::InferencePool;
-use crate::runtime::{EngineError, Runtime, runtime_error};
+use crate::runtime::{EngineError, Runtime, runtime_error, source};
+use crate::store::Source;
 use rustix::fs::{Advice, fadvise};
 use std::fs::File;
 use std::num::NonZeroU64;
@@ -114,7 +115,7 @@ impl Runtime {
         let cpu = cpu::thread_cpu_ns();
         let begun = Instant::now();
         let models = self.load_models_beside(&manifest.models);
-        let (pre, code) = self.load_component(&manifest.component.digest)?;
+        let (pre, code) = self.load_component(&source(manifest))?;
         let code_ns = begun.elapsed().as_nanos() as u64;
         let models = match models {
             Some(models) => models
@@ -223,9 +224,9 @@ impl Runtime {
 
     pub(crate) fn load_component(
         &self,
-        digest: &Digest,
+        source: &Source,
     ) -> Result<(ProxyPre<State>, CodeStart), EngineError> {
-        let path = self.code.verified(digest)?;
+        let path = self.code.verified(source)?;
         let mapped_bytes = read_ahead(&path)?;
         // SAFETY: the file is native code that this host's child compiled: its MAC under the host's key was
         // checked just now or earlier in this process, and its directory is private to the host's user, so

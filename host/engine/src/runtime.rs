@@ -6,7 +6,7 @@ use crate::idle::IdleOfHost;
 use crate::instance::{self, Instance, Invocation, Run, State};
 use crate::load::{self, Loaded};
 use crate::pool::InferencePool;
-use crate::store::{CodeStore, StoreError};
+use crate::store::{CodeStore, Source, StoreError};
 use crate::{compile, config, heap};
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::Semaphore;
 use vesta_core::Digest;
-use vesta_core::manifest::Encoding;
+use vesta_core::manifest::{Encoding, PackageManifest};
 use vesta_nn::{Backend, Graph, ModelInfo, ModelLimits, Rten};
 use wasmtime::component::Linker;
 
@@ -133,19 +133,24 @@ impl Runtime {
         })
     }
 
-    /// Compiles a component in a child process and keeps the code. Done already: returns at once.
-    pub async fn prepare_component(&self, digest: &Digest, source: &Path) -> Result<(), EngineError> {
-        if self.code.verified(digest).is_ok() {
+    /// Compiles a function's component in a child process and keeps the code. Done already: returns at once.
+    pub async fn prepare_component(
+        &self,
+        manifest: &PackageManifest,
+        blob: &Path,
+    ) -> Result<(), EngineError> {
+        let source = &source(manifest);
+        if self.code.verified(source).is_ok() {
             return Ok(());
         }
-        let out = self.code.path(digest).with_extension(format!("new-{}", unique()));
-        let job = Job::Compile { source: source.into(), out: out.clone() };
+        let out = self.code.path(source).with_extension(format!("new-{}", unique()));
+        let job = Job::Compile { source: blob.into(), out: out.clone(), snapshot: source.snapshot };
         let answer = self.child(job).await;
         let result = match answer {
-            Ok(_) => self.code.adopt(digest, &out).map_err(EngineError::from).and_then(|()| {
+            Ok(_) => self.code.adopt(source, &out).map_err(EngineError::from).and_then(|()| {
                 // Loaded once here, so that what the pool cannot hold is refused at deploy.
-                self.load_component(digest).map(drop).map_err(|e| {
-                    self.code.discard(digest);
+                self.load_component(source).map(drop).map_err(|e| {
+                    self.code.discard(&source.component);
                     EngineError::Refused { code: "invalid-component".into(), detail: e.to_string() }
                 })
             }),
@@ -215,6 +220,11 @@ impl Runtime {
     {
         instance::start(loaded, request, tls, invocation)
     }
+}
+
+/// What a function's code is compiled from.
+pub(crate) fn source(manifest: &PackageManifest) -> Source {
+    Source { component: manifest.component.digest, snapshot: manifest.snapshot }
 }
 
 fn read_info(dir: &Path) -> Option<ModelInfo> {

@@ -1,6 +1,7 @@
 //! Compiled code on disk: native code that this host compiled, and no other.
 //!
-//! A file is named by the component's digest and by the settings it depends on, and carries a MAC under the
+//! A file is named by the component's digest, by whether its initialisation may be in it, and by the settings it depends
+//! on, and carries a MAC under the
 //! host's own key; it is believed only where the MAC agrees. The check reads the whole file, so it is done once
 //! for each file and process; after that the private directory is what protects it.
 
@@ -8,6 +9,14 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use vesta_core::Digest;
+
+/// What code is compiled from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub component: Digest,
+    /// Whether it is initialised before, if it asks for that.
+    pub snapshot: bool,
+}
 
 /// Where compiled components and prepared models lie.
 pub(crate) struct CodeStore {
@@ -35,8 +44,9 @@ impl CodeStore {
     }
 
     /// The file of a component's code.
-    pub fn path(&self, component: &Digest) -> PathBuf {
-        self.dir.join(format!("{}-{}.cwasm", component.hex(), self.compat))
+    pub fn path(&self, source: &Source) -> PathBuf {
+        let without = if source.snapshot { "" } else { "-without-snapshot" };
+        self.dir.join(format!("{}-{}{without}.cwasm", source.component.hex(), self.compat))
     }
 
     fn mac(&self, path: &Path) -> std::io::Result<blake3::Hash> {
@@ -48,8 +58,8 @@ impl CodeStore {
     }
 
     /// Takes over a file that the child just wrote.
-    pub fn adopt(&self, component: &Digest, written: &Path) -> std::io::Result<()> {
-        let path = self.path(component);
+    pub fn adopt(&self, source: &Source, written: &Path) -> std::io::Result<()> {
+        let path = self.path(source);
         std::fs::rename(written, &path)?;
         let mac = self.mac(&path)?;
         let mac_path = path.with_extension("mac");
@@ -59,8 +69,8 @@ impl CodeStore {
     }
 
     /// The file of a component's code, once its MAC agrees.
-    pub fn verified(&self, component: &Digest) -> Result<PathBuf, StoreError> {
-        let path = self.path(component);
+    pub fn verified(&self, source: &Source) -> Result<PathBuf, StoreError> {
+        let path = self.path(source);
         if self.known().contains(&path) && path.exists() {
             return Ok(path);
         }
@@ -81,10 +91,12 @@ impl CodeStore {
 
     /// Removes a component's code.
     pub fn discard(&self, component: &Digest) {
-        let path = self.path(component);
-        self.known().remove(&path);
-        let _ = std::fs::remove_file(path.with_extension("mac"));
-        let _ = std::fs::remove_file(path);
+        for snapshot in [true, false] {
+            let path = self.path(&Source { component: *component, snapshot });
+            self.known().remove(&path);
+            let _ = std::fs::remove_file(path.with_extension("mac"));
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
@@ -100,45 +112,56 @@ mod tests {
         CodeStore::new(dir.join("code"), "compat".into(), [key; 32]).expect("store")
     }
 
-    fn adopt(store: &CodeStore, dir: &Path, digest: &Digest) {
+    fn source(component: u8, snapshot: bool) -> Source {
+        Source { component: Digest::from_bytes([component; 32]), snapshot }
+    }
+
+    fn adopt(store: &CodeStore, dir: &Path, source: &Source) {
         let written = dir.join("written");
         std::fs::write(&written, b"code").expect("write");
-        store.adopt(digest, &written).expect("adopt");
+        store.adopt(source, &written).expect("adopt");
     }
 
     #[test]
     fn only_what_this_host_wrote_is_believed() {
         let dir = tempfile::tempdir().expect("dir");
-        let digest = Digest::from_bytes([7; 32]);
+        let source = source(7, true);
         let mine = store(dir.path(), 1);
-        assert!(matches!(mine.verified(&digest), Err(StoreError::Missing)));
-        adopt(&mine, dir.path(), &digest);
-        assert!(mine.verified(&digest).is_ok());
-        assert!(matches!(store(dir.path(), 2).verified(&digest), Err(StoreError::Altered)));
-        std::fs::write(mine.path(&digest), b"c0de").expect("write");
-        assert!(matches!(store(dir.path(), 1).verified(&digest), Err(StoreError::Altered)));
+        assert!(matches!(mine.verified(&source), Err(StoreError::Missing)));
+        adopt(&mine, dir.path(), &source);
+        assert!(mine.verified(&source).is_ok());
+        assert!(matches!(store(dir.path(), 2).verified(&source), Err(StoreError::Altered)));
+        std::fs::write(mine.path(&source), b"c0de").expect("write");
+        assert!(matches!(store(dir.path(), 1).verified(&source), Err(StoreError::Altered)));
     }
 
     #[test]
     fn one_components_code_cannot_stand_in_for_anothers() {
         let dir = tempfile::tempdir().expect("dir");
-        let (a, b) = (Digest::from_bytes([1; 32]), Digest::from_bytes([2; 32]));
         let store = store(dir.path(), 1);
+        let a = source(1, true);
         adopt(&store, dir.path(), &a);
-        for ext in ["cwasm", "mac"] {
-            std::fs::copy(store.path(&a).with_extension(ext), store.path(&b).with_extension(ext))
-                .expect("copy");
+        for b in [source(2, true), source(1, false)] {
+            assert!(matches!(store.verified(&b), Err(StoreError::Missing)));
+            for ext in ["cwasm", "mac"] {
+                std::fs::copy(store.path(&a).with_extension(ext), store.path(&b).with_extension(ext))
+                    .expect("copy");
+            }
+            assert!(matches!(store.verified(&b), Err(StoreError::Altered)));
         }
-        assert!(matches!(store.verified(&b), Err(StoreError::Altered)));
     }
 
     #[test]
     fn what_is_discarded_is_gone() {
         let dir = tempfile::tempdir().expect("dir");
-        let digest = Digest::from_bytes([7; 32]);
         let store = store(dir.path(), 1);
-        adopt(&store, dir.path(), &digest);
-        store.discard(&digest);
-        assert!(matches!(store.verified(&digest), Err(StoreError::Missing)));
+        let both = [source(7, true), source(7, false)];
+        for source in &both {
+            adopt(&store, dir.path(), source);
+        }
+        store.discard(&both[0].component);
+        for source in &both {
+            assert!(matches!(store.verified(source), Err(StoreError::Missing)));
+        }
     }
 }

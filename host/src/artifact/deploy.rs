@@ -344,9 +344,8 @@ impl Deployments {
         manifest: Arc<PackageManifest>,
         alias: Option<AliasName>,
     ) -> Result<u32, PrepareError> {
-        let digest = manifest.component.digest;
-        let path = self.artifacts.blob_path(&digest);
-        self.step(&id, "compile".into(), self.prepare.component(&digest, &path)).await?;
+        let path = self.artifacts.blob_path(&manifest.component.digest);
+        self.step(&id, "compile".into(), self.prepare.component(&manifest, &path)).await?;
         let mut models = Vec::with_capacity(manifest.models.len());
         for model in &manifest.models {
             let path = self.artifacts.blob_path(&model.blob.digest);

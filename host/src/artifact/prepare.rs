@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 use std::path::Path;
 use vesta_core::Digest;
-use vesta_core::manifest::ModelRef;
+use vesta_core::manifest::{ModelRef, PackageManifest};
 
 /// Why a blob could not be prepared.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,9 +19,12 @@ pub struct PrepareError {
 
 /// Prepares blobs. Preparing the same blob again is cheap, and two at once share one preparation.
 pub trait Prepare: Send + Sync {
-    /// Compiles a component.
-    fn component<'a>(&'a self, digest: &'a Digest, blob: &'a Path)
-    -> BoxFuture<'a, Result<(), PrepareError>>;
+    /// Compiles a function's component.
+    fn component<'a>(
+        &'a self,
+        manifest: &'a PackageManifest,
+        blob: &'a Path,
+    ) -> BoxFuture<'a, Result<(), PrepareError>>;
     /// Checks a model and rewrites it for mapping; returns what is known of it: name, inputs, outputs.
     fn model<'a>(
         &'a self,

@@ -30,7 +30,11 @@ struct TestPrepare {
 }
 
 impl Prepare for TestPrepare {
-    fn component<'a>(&'a self, _: &'a Digest, blob: &'a Path) -> BoxFuture<'a, Result<(), PrepareError>> {
+    fn component<'a>(
+        &'a self,
+        _: &'a PackageManifest,
+        blob: &'a Path,
+    ) -> BoxFuture<'a, Result<(), PrepareError>> {
         Box::pin(async move {
             let bytes = std::fs::read(blob).expect("the blob is there");
             assert_ne!(bytes, b"panic");
@@ -163,6 +167,7 @@ fn manifest(component: &[u8], model: &[u8]) -> PackageManifest {
         outbound: Vec::new(),
         variables: std::collections::BTreeMap::new(),
         public: false,
+        snapshot: true,
     }
 }
 

@@ -70,6 +70,10 @@ fn describe(v: &VersionInfo) -> String {
         ("created", short_time(&v.created_at)),
         ("access", if m.public { "public" } else { "private" }.to_string()),
         ("component", format!("{} {}", m.component.digest, output::size(m.component.size))),
+        (
+            "initialised",
+            if m.snapshot { "at deploy, if it asks for that" } else { "in each instance" }.to_string(),
+        ),
         ("memory", format_size(l.memory_bytes)),
         ("cpu, wall", format!("{}, {}", format_duration_ms(l.cpu_ms), format_duration_ms(l.wall_ms))),
         (

@@ -12,7 +12,7 @@ use std::path::Path;
 use tower::ServiceExt;
 use vesta_core::clock::SystemClock;
 use vesta_core::lifecycle::State;
-use vesta_core::manifest::ModelRef;
+use vesta_core::manifest::{ModelRef, PackageManifest};
 use vesta_core::settlement::Settlement;
 use vesta_core::usage::{Phases, Quantities};
 use vesta_core::{Charge, Digest, FunctionName, InvocationId, Outcome, TenantName, UsageRecord};
@@ -32,7 +32,11 @@ fn the_checked_in_openapi_document_is_what_the_code_says() {
 struct Parts;
 
 impl Prepare for Parts {
-    fn component<'a>(&'a self, _: &'a Digest, blob: &'a Path) -> BoxFuture<'a, Result<(), PrepareError>> {
+    fn component<'a>(
+        &'a self,
+        _: &'a PackageManifest,
+        blob: &'a Path,
+    ) -> BoxFuture<'a, Result<(), PrepareError>> {
         Box::pin(async move {
             let refused = PrepareError {
                 code: "not-a-component".into(),

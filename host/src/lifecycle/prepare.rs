@@ -29,16 +29,17 @@ impl EnginePreparer {
 
     /// Prepares all that a package consists of.
     pub async fn prepare_all(&self, manifest: &PackageManifest) -> Result<(), EngineError> {
-        let component = &manifest.component.digest;
-        self.prepare_component(component, &self.artifacts.blob_path(component)).await?;
+        let blob = self.artifacts.blob_path(&manifest.component.digest);
+        self.prepare_component(manifest, &blob).await?;
         for model in &manifest.models {
             self.prepare_model(model, &self.artifacts.blob_path(&model.blob.digest)).await?;
         }
         Ok(())
     }
 
-    async fn prepare_component(&self, digest: &Digest, blob: &Path) -> Result<(), EngineError> {
-        self.one_at_a_time(digest, self.runtime.prepare_component(digest, blob)).await
+    async fn prepare_component(&self, manifest: &PackageManifest, blob: &Path) -> Result<(), EngineError> {
+        let work = self.runtime.prepare_component(manifest, blob);
+        self.one_at_a_time(&manifest.component.digest, work).await
     }
 
     async fn prepare_model(&self, model: &ModelRef, blob: &Path) -> Result<ModelInfo, EngineError> {
@@ -66,10 +67,10 @@ fn refusal(e: EngineError) -> PrepareError {
 impl Prepare for EnginePreparer {
     fn component<'a>(
         &'a self,
-        digest: &'a Digest,
+        manifest: &'a PackageManifest,
         blob: &'a Path,
     ) -> BoxFuture<'a, Result<(), PrepareError>> {
-        Box::pin(async move { self.prepare_component(digest, blob).await.map_err(refusal) })
+        Box::pin(async move { self.prepare_component(manifest, blob).await.map_err(refusal) })
     }
 
     fn model<'a>(

@@ -21,6 +21,7 @@ fn manifest() -> PackageManifest {
         outbound: Vec::new(),
         variables: BTreeMap::new(),
         public: false,
+        snapshot: true,
     }
 }
 

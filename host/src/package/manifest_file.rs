@@ -24,6 +24,7 @@ pub struct ManifestFile {
     pub path: PathBuf,
     pub name: FunctionName,
     pub public: bool,
+    pub snapshot: bool,
     /// The component's file; found among cargo's artifacts where it is not given.
     pub component: Option<PathBuf>,
     pub models: Vec<ModelFile>,
@@ -93,6 +94,7 @@ impl ManifestFile {
             outbound: self.outbound.clone(),
             variables: self.variables.clone(),
             public: self.public,
+            snapshot: self.snapshot,
         }
     }
 
@@ -125,6 +127,7 @@ fn read_root(document: &Document<'_>, mut root: Section<'_, '_>, path: &Path) ->
     });
     let component = root.string("component").and_then(|text| safe_path(document, "component", &text));
     let public = root.boolean("public").unwrap_or_default();
+    let snapshot = root.boolean("snapshot").unwrap_or(true);
     let models = root.sections("models").into_iter().map(|s| read_model(document, s)).collect::<Vec<_>>();
     let limits = root.section("limits").map_or_else(Limits::default, read_limits);
     let scaling = root.section("scaling").map_or_else(Scaling::default, read_scaling);
@@ -134,11 +137,22 @@ fn read_root(document: &Document<'_>, mut root: Section<'_, '_>, path: &Path) ->
         hosts
     });
     let variables = root.string_table("variables");
-    root.finish(&["name", "component", "public", "models", "limits", "scaling", "outbound", "variables"]);
+    root.finish(&[
+        "name",
+        "component",
+        "public",
+        "snapshot",
+        "models",
+        "limits",
+        "scaling",
+        "outbound",
+        "variables",
+    ]);
     Some(ManifestFile {
         path: path.to_path_buf(),
         name: name?,
         public,
+        snapshot,
         component,
         models: models.into_iter().collect::<Option<_>>()?,
         limits,

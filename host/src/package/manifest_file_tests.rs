@@ -59,7 +59,15 @@ fn every_key_reaches_the_manifest() {
 fn only_the_name_is_needed() {
     let m = parse("name = \"a\"").expect("sound");
     assert_eq!((m.limits, m.scaling), (Limits::default(), Scaling::default()));
-    assert!(!m.public && m.models.is_empty() && m.component.is_none());
+    assert!(!m.public && m.snapshot && m.models.is_empty() && m.component.is_none());
+}
+
+#[test]
+fn a_snapshot_can_be_declined() {
+    let m = parse("name = \"a\"\nsnapshot = false").expect("sound");
+    let component = BlobRef { digest: Digest::from_bytes([1; 32]), size: 1 };
+    assert!(!m.snapshot && !m.package(component, Vec::new()).snapshot);
+    assert!(refused("name = \"a\"\nsnapshot = 0").contains("vesta.toml:2: snapshot: must be true or false"));
 }
 
 /// Replaces one line of the whole example and returns the error.

@@ -22,6 +22,7 @@ fn manifest(name: &str) -> PackageManifest {
         outbound: Vec::new(),
         variables: BTreeMap::new(),
         public: false,
+        snapshot: true,
     }
 }
 
