@@ -8,9 +8,22 @@ demo:
 test *args:
     cargo test {{args}}
 
-# Ratios against references measured in the same run, into target/bench/report.json
+# Figures against references measured in the same run, into target/bench; BENCHMARKS.md tells of them
 bench *args:
     cargo bench --profile dev --bench ratios -- {{args}}
+
+# Brings ONNX Runtime, which one of the references needs
+bench-setup:
+    python3 -m venv target/bench/venv
+    target/bench/venv/bin/pip install --quiet --disable-pip-version-check onnxruntime numpy
+
+# Puts the table and the plots of the last run into BENCHMARKS.md and tests/bench/plots
+bench-publish:
+    cargo bench --profile dev --bench ratios -- --publish
+
+# Functions go cold and warm for half an hour, or so many minutes; memory and descriptors have to stay where they are
+soak *minutes:
+    cargo bench --profile dev --bench ratios -- soak {{minutes}}
 
 # Licences, banned dependencies and security advisories (needs cargo-deny and the advisory database)
 audit:

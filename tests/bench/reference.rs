@@ -1,20 +1,24 @@
 //! What Vesta is compared with, each in a process of its own.
 
+mod guest;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 use vesta_core::manifest::Encoding;
 use vesta_nn::{Backend, ModelLimits, Rten, Tensor, TensorType};
-use vesta_tests::load;
+use vesta_tests::process::Process;
 
 /// Runs one of the references; its answer goes to standard output.
 pub fn run(role: &str, arguments: &[String]) {
     match role {
         "reference-hyper" => bare_hyper(),
+        "reference-guest" => guest::serve(Path::new(&arguments[0])),
         "reference-cold" => {
             let begun = Instant::now();
             run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), 1);
@@ -44,9 +48,90 @@ pub fn ask(role: &str, arguments: &[&str]) -> f64 {
     String::from_utf8_lossy(&out.stdout).trim().parse().expect("the reference answers a number")
 }
 
+/// A server that is compared with. Dropping it ends it.
+pub struct Server {
+    child: Child,
+    pub address: String,
+}
+
+impl Server {
+    pub fn process(&self) -> Process {
+        Process::new(self.child.id())
+    }
+
+    pub fn hyper() -> Server {
+        let mut child = start("reference-hyper", &[]);
+        let port = first_line(child.stdout.take().expect("its output"));
+        Server { child, address: format!("127.0.0.1:{port}") }
+    }
+
+    /// `wasmtime serve` with a component; an instance answers `reuse` requests. `None` where there is no `wasmtime`: it
+    /// is looked for in the variable `WASMTIME` and in `PATH`.
+    pub fn wasmtime(component: &Path, reuse: usize) -> Option<Server> {
+        let program = std::env::var_os("WASMTIME").unwrap_or_else(|| "wasmtime".into());
+        let mut command = Command::new(program);
+        command.args(["serve", "--addr", "127.0.0.1:0", "-S", "cli=y"]);
+        command.arg(format!("--max-instance-reuse-count={reuse}")).arg(component);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().ok()?;
+        let said = first_line(child.stderr.take().expect("its output"));
+        let address = said.split("http://").nth(1).map(|a| a.trim_end_matches('/').to_string());
+        Some(Server { child, address: address.unwrap_or_else(|| panic!("wasmtime serve said: {said}")) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first line of what a process says; the rest is read and dropped, so that it never waits.
+fn first_line(output: impl Read + Send + 'static) -> String {
+    let mut output = BufReader::new(output);
+    let mut line = String::new();
+    output.read_line(&mut line).expect("a line");
+    std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+    line.trim().to_string()
+}
+
+/// A component in a plain wasmtime, without any metering or preemption.
+pub struct PlainGuest {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl PlainGuest {
+    pub fn start(component: &Path) -> PlainGuest {
+        let program = std::env::current_exe().expect("the path of this program");
+        let mut command = Command::new(program);
+        command.arg("reference-guest").arg(component).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("start the reference");
+        let answers = BufReader::new(child.stdout.take().expect("its output"));
+        PlainGuest { child, answers }
+    }
+
+    /// CPU seconds of a GET of that path.
+    pub fn get(&mut self, path: &str) -> f64 {
+        writeln!(self.child.stdin.as_mut().expect("its input"), "{path}").expect("the reference listens");
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("the reference answers");
+        line.trim().parse::<f64>().expect("a number of nanoseconds") / 1e9
+    }
+}
+
+impl Drop for PlainGuest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A hyper server that answers what `hello` answers; prints its port.
 fn bare_hyper() {
-    load::runtime().block_on(async {
+    // As many threads as Vesta has: one for each core that the process may use.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
         println!("{}", listener.local_addr().expect("an address").port());
         loop {

@@ -1,11 +1,11 @@
 //! The bill against the kernel's clock: every CPU nanosecond of the process is somebody's.
 
 use serde_json::Value;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use vesta_tests::api::attos;
+use vesta_tests::books::{Books, Burn, Neighbours, Spent};
 use vesta_tests::load::{self, Request};
 use vesta_tests::{Host, Package, guests};
 
@@ -14,30 +14,13 @@ const INVOCATIONS: usize = 10_000;
 /// What may remain unexplained of the process's CPU time.
 const UNATTRIBUTED_MAX: f64 = 0.05;
 
-/// CPU seconds of the host at one moment: by the kernel, and by the host's own clocks.
-struct Books {
-    kernel: vesta_tests::process::CpuMark,
-    billed: f64,
-    platform: f64,
-    process: f64,
-}
-
-fn books(host: &Host) -> Books {
-    Books {
-        billed: host.metric("vesta_billed_cpu_seconds_total"),
-        platform: host.metric("vesta_platform_cpu_seconds_total"),
-        process: host.metric("vesta_process_cpu_seconds_total"),
-        kernel: host.process().cpu(),
-    }
-}
-
 fn usage_total(host: &Host) -> Value {
     host.control().get("/api/v1/usage").expect(200).json()["total"].clone()
 }
 
 /// Runs the load, prints the books, and checks that they balance.
 fn balances(host: &Host, what: &str, make: impl Fn(usize) -> Request + Send + Sync + 'static) {
-    let (usage_before, before) = (usage_total(host), books(host));
+    let (usage_before, before) = (usage_total(host), Books::of(host));
     let costs = Arc::new(std::sync::Mutex::new(0i128));
     let sum = costs.clone();
     let received =
@@ -46,7 +29,7 @@ fn balances(host: &Host, what: &str, make: impl Fn(usize) -> Request + Send + Sy
             *sum.lock().expect("no panic") += attos(r.value("vesta-cost").expect("Vesta-Cost"));
         }));
     assert_eq!(received, INVOCATIONS);
-    let (after, usage) = (books(host), usage_total(host));
+    let (spent, usage) = (Books::of(host).since(&before), usage_total(host));
 
     let number = |v: &Value, field: &str| v[field].as_u64().unwrap_or_else(|| panic!("{field}: {v}"));
     let grown = |field: &str| number(&usage, field) - number(&usage_before, field);
@@ -61,8 +44,7 @@ fn balances(host: &Host, what: &str, make: impl Fn(usize) -> Request + Send + Sy
 
     let billed_ns = grown("guest_cpu_ns") + grown("inference_cpu_ns") + grown("cold_start_cpu_ns");
     let billed = Duration::from_nanos(billed_ns).as_secs_f64();
-    let kernel = after.kernel.since(&before.kernel).as_secs_f64();
-    let platform = after.platform - before.platform;
+    let Spent { kernel, platform, process, billed: by_metric } = spent;
     let unattributed = (kernel - billed - platform) / kernel;
     println!(
         "{what}: kernel {kernel:.3} s = billed {billed:.3} + platform {platform:.3} + unattributed {:.2} % ({:.0} us CPU an invocation)",
@@ -70,12 +52,10 @@ fn balances(host: &Host, what: &str, make: impl Fn(usize) -> Request + Send + Sy
         kernel / INVOCATIONS as f64 * 1e6,
     );
     assert!(unattributed.abs() <= UNATTRIBUTED_MAX, "{what}: {:.2} % is nobody's", unattributed * 100.0);
-    let by_metric = after.billed - before.billed;
     assert!(
         (by_metric - billed).abs() <= billed * 0.001,
         "{what}: /metrics says {by_metric}, usage {billed}"
     );
-    let process = after.process - before.process;
     assert!(
         (process - kernel).abs() <= kernel * 0.02 + 0.03,
         "{what}: the host counts {process}, the kernel {kernel}"
@@ -108,43 +88,12 @@ fn ten_thousand_inferences_balance() {
     });
 }
 
-/// Spinning processes beside the host; gone when dropped.
-struct Neighbours(Vec<Child>);
-
-impl Neighbours {
-    fn spin(count: usize) -> Self {
-        let spin = || Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn();
-        Self((0..count).map(|_| spin().expect("run sh")).collect())
-    }
-}
-
-impl Drop for Neighbours {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Burns about `seconds` of CPU and compares what is billed with the kernel's count for the threads on which
-/// guests run: by how much of it they differ. What the platform does beside them (ticks, the journal) is
-/// nobody's burning.
+/// Burns about `seconds` of CPU: by how much the bill differs from the kernel's count.
 fn burn(host: &Host, seconds: f64, what: &str) -> f64 {
-    let sample = host.invoke("burner", "/burn?units=500").expect(200).billed_cpu_us();
-    let units = (seconds * 1e6 / sample as f64 * 500.0) as u64;
-    let before = host.process().cpu();
-    let reply = host.invoke("burner", &format!("/burn?units={units}")).expect(200);
-    let after = host.process().cpu();
-    let kernel = after.of_threads(&before, "vesta-worker").as_secs_f64();
-    let process = after.since(&before).as_secs_f64();
-    let billed = reply.billed_cpu_us() as f64 / 1e6;
-    let off = (billed - kernel) / kernel;
-    println!(
-        "burn {what}: billed {billed:.4} s, kernel {kernel:.4} s (process {process:.4} s), off by {:.2} %",
-        off * 100.0
-    );
-    assert!(kernel > seconds / 3.0, "{what}: only {kernel} s were burnt");
+    let burn = Burn::of(host, "burner", Burn::units(host, "burner", seconds));
+    let off = burn.off();
+    println!("burn {what}: {burn:?}, off by {:.2} %", off * 100.0);
+    assert!(burn.workers > seconds / 3.0, "{what}: only {} s were burnt", burn.workers);
     off
 }
 

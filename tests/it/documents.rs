@@ -8,6 +8,7 @@ const DOCUMENTS: &[&str] = &[
     "ARCHITECTURE.md",
     "SPECIFICATION.md",
     "SECURITY.md",
+    "BENCHMARKS.md",
     "CHANGELOG.md",
     "guest-sdk/MANIFEST.md",
     "examples/hello/README.md",

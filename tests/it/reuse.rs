@@ -393,7 +393,7 @@ fn going_cold_ends_the_idle_instances() {
         assert!(host.process().maps(".cwasm"));
         cold();
         wait_for("the code to be unmapped", PATIENCE, || (!host.process().maps(".cwasm")).then_some(()));
-        memory.push(host.process().private_dirty_bytes() >> 20);
+        memory.push(host.process().private_bytes() >> 20);
     }
     assert!(memory.iter().max() < Some(&(memory[0] + 50)), "MiB held while cold: {memory:?}");
     assert!(memory[0] < 100, "MiB held while cold: {memory:?}");
@@ -408,14 +408,14 @@ fn an_instance_without_a_request_ends_although_its_function_is_busy() {
         let slow = scope.spawn(|| host.invoke("two", "/count?ms=1500").expect(200));
         std::thread::sleep(Duration::from_millis(300));
         host.invoke("two", "/keep-memory?bytes=100000000").expect(200);
-        let full = host.process().private_dirty_bytes();
+        let full = host.process().private_bytes();
         slow.join().expect("no panic");
         full
     });
     // The instance that was used last is the one that goes on; the other holds 100 MB.
     wait_for("the other to end", PATIENCE, || {
         assert!(count(&host, "two") > 1);
-        (host.process().private_dirty_bytes() + (80 << 20) < full).then_some(())
+        (host.process().private_bytes() + (80 << 20) < full).then_some(())
     });
 }
 

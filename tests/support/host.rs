@@ -215,17 +215,14 @@ impl Host {
         Process::new(self.child.id())
     }
 
+    /// All of `/metrics`, as they are at one moment.
+    pub fn metrics(&self) -> Metrics {
+        Metrics(self.control().without_key().get("/metrics").expect(200).text())
+    }
+
     /// One value of `/metrics`: the sum of a metric's samples over all labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let text = self.control().without_key().get("/metrics").expect(200).text();
-        let samples = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| {
-            let (series, value) = l.rsplit_once(' ')?;
-            let same = series.split('{').next()? == name;
-            same.then(|| value.parse::<f64>().ok()).flatten()
-        });
-        let samples: Vec<f64> = samples.collect();
-        assert!(!samples.is_empty(), "/metrics has no {name}:\n{text}");
-        samples.iter().sum()
+        self.metrics().sum(name)
     }
 
     pub fn is_ready(&self) -> bool {
@@ -255,6 +252,24 @@ impl Host {
         let (child, ready) = self.options.spawn(self.dir.path(), Some(&self.ready));
         self.child = child;
         self.ready = ready;
+    }
+}
+
+/// What `/metrics` said.
+pub struct Metrics(String);
+
+impl Metrics {
+    /// The sum of a metric's samples over all labels.
+    #[track_caller]
+    pub fn sum(&self, name: &str) -> f64 {
+        let samples = self.0.lines().filter(|l| !l.starts_with('#')).filter_map(|l| {
+            let (series, value) = l.rsplit_once(' ')?;
+            let same = series.split('{').next()? == name;
+            same.then(|| value.parse::<f64>().ok()).flatten()
+        });
+        let samples: Vec<f64> = samples.collect();
+        assert!(!samples.is_empty(), "/metrics has no {name}:\n{}", self.0);
+        samples.iter().sum()
     }
 }
 

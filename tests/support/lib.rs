@@ -1,7 +1,9 @@
 //! What the integration tests and the benchmarks stand on: the real binary, real guests, real sockets.
 
 pub mod api;
+pub mod books;
 pub mod cli;
+pub mod cores;
 pub mod guests;
 pub mod host;
 pub mod load;

@@ -79,6 +79,33 @@ impl Package {
         self
     }
 
+    /// The same package under another name.
+    pub fn named(&self, name: &str) -> Self {
+        self.clone().set("/name", json!(name))
+    }
+
+    /// The same package with another digest: its component has one more custom section, which says nothing.
+    pub fn distinct(&self, number: u32) -> Self {
+        let mut this = self.clone();
+        let old = blob_ref(&this.blobs[0]);
+        // Section 0 of 8 bytes: the name "nth", and the number.
+        this.blobs[0].extend_from_slice(&[0, 8, 3, b'n', b't', b'h']);
+        this.blobs[0].extend_from_slice(&number.to_le_bytes());
+        assert_eq!(this.manifest["component"], old, "the component is the first blob");
+        this.manifest["component"] = blob_ref(&this.blobs[0]);
+        this
+    }
+
+    /// `None` where the host does not know one of the manifest's keys.
+    pub fn if_known(self, api: &Api) -> Option<Self> {
+        let begun = self.begin(api);
+        if begun.status != 201 && begun.text().contains("unknown field") {
+            return None;
+        }
+        begun.expect(201);
+        Some(self)
+    }
+
     pub fn manifest(&self) -> &Value {
         &self.manifest
     }
