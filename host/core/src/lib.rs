@@ -9,6 +9,7 @@ pub mod keepalive;
 pub mod lifecycle;
 pub mod limits;
 pub mod manifest;
+pub mod memory;
 pub mod money;
 pub mod outcome;
 pub mod price;
