@@ -100,10 +100,7 @@ impl Journal {
     /// Writes a record, or hands it over to be written. Waits for no lock that is held while the disk is; the number
     /// of records under way is that of invocations.
     pub fn submit(&self, record: UsageRecord) -> Ack {
-        let record = match self.0.write_now(record) {
-            Ok(()) => return Ack(State::Written),
-            Err(record) => record,
-        };
+        let Some(record) = self.0.write_now(record) else { return Ack(State::Written) };
         let (ack, written) = oneshot::channel();
         let written = Ack(State::Waiting(written));
         let mut waiting = lock(&self.0.waiting);
@@ -138,25 +135,25 @@ impl Journal {
 
 impl Shared {
     /// Writes one record at once, if that waits for nobody; else gives it back.
-    fn write_now(&self, record: UsageRecord) -> Result<(), UsageRecord> {
+    fn write_now(&self, record: UsageRecord) -> Option<UsageRecord> {
         if self.durable || !self.healthy.load(SeqCst) || self.closed.load(SeqCst) {
-            return Err(record);
+            return Some(record);
         }
-        let Ok(mut line) = serde_json::to_vec(&record) else { return Err(record) };
+        let Ok(mut line) = serde_json::to_vec(&record) else { return Some(record) };
         line.push(b'\n');
         let mut segments = match self.segments.try_lock() {
             Ok(segments) => segments,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(record),
+            Err(TryLockError::WouldBlock) => return Some(record),
         };
         if segments.is_full() {
-            return Err(record);
+            return Some(record);
         }
         // After an error nothing of the line is left: the thread tries again, and says what is wrong.
-        let Ok(number) = segments.append(&line, 1, false) else { return Err(record) };
+        let Ok(number) = segments.append(&line, 1, false) else { return Some(record) };
         drop(segments);
         self.accept(number, [record]);
-        Ok(())
+        None
     }
 
     /// Records are in the journal: the ledger is to have them.
