@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     let chosen = MEASURES.iter().filter(|m| wanted.is_empty() || wanted.iter().any(|w| m.gives(w)));
     let lines: Vec<Line> = chosen.flat_map(|m| m.lines(effort)).collect();
     report::print(&lines);
-    report::write(&lines, &effort);
+    report::write(&lines);
     if lines.iter().any(Line::has_failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

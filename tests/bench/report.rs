@@ -1,7 +1,7 @@
 //! What was measured: as a table on the screen, as `report.json`, as Markdown, and as one plot a line.
 
+use crate::plot;
 use crate::stats::{quantile, spread};
-use crate::{Effort, plot};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -147,10 +147,10 @@ impl Line {
         };
         let finite = |x: f64| x.is_finite().then_some(x);
         json!({
-            "id": self.id, "what": self.what, "state": state, "unit": self.unit,
-            "figure": finite(self.figure()), "quantile": self.quantile,
-            "spread": finite(spread(&self.samples)), "same_spread": finite(spread(&self.same)),
-            "target": self.target, "at_most": self.at_most, "met": self.met(), "anchor": self.anchor,
+            "id": self.id, "what": self.what, "ratio": finite(self.figure()),
+            "spread": finite(spread(&self.samples)), "target": self.target, "met": self.met(),
+            "state": state, "unit": self.unit, "quantile": self.quantile, "at_most": self.at_most,
+            "same_spread": finite(spread(&self.same)), "anchor": self.anchor,
             "why": self.missing.is_some().then(|| self.said()), "samples": self.samples,
         })
     }
@@ -189,11 +189,8 @@ pub fn path(name: &str) -> PathBuf {
     dir.join(name)
 }
 
-pub fn write(lines: &[Line], effort: &Effort) {
-    let report = json!({
-        "machine": machine(), "quick": effort.quick,
-        "lines": lines.iter().map(Line::json).collect::<Vec<_>>(),
-    });
+pub fn write(lines: &[Line]) {
+    let report: Vec<_> = lines.iter().map(Line::json).collect();
     let text = serde_json::to_string_pretty(&report).expect("plain values");
     std::fs::write(path("report.json"), text).expect("write report.json");
     std::fs::write(path("report.md"), markdown(lines)).expect("write report.md");

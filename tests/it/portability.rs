@@ -1,19 +1,14 @@
 //! The examples' unchanged components run under a plain host of wasi:http and wasi:nn: nothing of ours is imported.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
+use vesta_tests::plain::Plain;
 use vesta_tests::{guests, load};
-use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime::{Engine, Store};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
-use wasmtime_wasi_http::{
-    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
-};
+use wasmtime::Engine;
+use wasmtime::component::Component;
 use wasmtime_wasi_nn::backend::{BackendError, BackendExecutionContext, BackendGraph, Id, NamedTensor};
-use wasmtime_wasi_nn::wit::{TensorType, WasiNnCtx, WasiNnView};
-use wasmtime_wasi_nn::{ExecutionContext, Graph, GraphRegistry, Registry, Tensor};
+use wasmtime_wasi_nn::wit::TensorType;
+use wasmtime_wasi_nn::{ExecutionContext, Graph, GraphRegistry, Tensor};
 
 /// An output that a stub gives, whatever it is asked.
 #[derive(Clone)]
@@ -60,87 +55,6 @@ impl GraphRegistry for One {
     }
 }
 
-struct State {
-    wasi: WasiCtx,
-    http: WasiHttpCtx,
-    nn: WasiNnCtx,
-    table: ResourceTable,
-    hooks: NoOutbound,
-}
-
-/// The examples send no requests.
-struct NoOutbound;
-
-type Sent = (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
-
-impl WasiHttpHooks for NoOutbound {
-    fn send_request(
-        &mut self,
-        _: http::Request<WasiBody>,
-        _: Option<RequestOptions>,
-        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
-        Box::new(async { Err(Error::HttpRequestDenied) })
-    }
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
-    }
-}
-
-/// One request to a component under the plain host: the status and the body.
-async fn serve(
-    component: &[u8],
-    model: &'static str,
-    stub: Stub,
-    request: http::Request<Full<Bytes>>,
-) -> wasmtime::Result<(u16, String)> {
-    let engine = Engine::default();
-    let component = Component::new(&engine, component)?;
-    let mut linker: Linker<State> = Linker::new(&engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi_nn::wit::add_to_linker(&mut linker, |s: &mut State| {
-        WasiNnView::new(&mut s.table, &mut s.nn)
-    })?;
-    let pre = ProxyPre::new(linker.instantiate_pre(&component)?)?;
-
-    let graph: Box<dyn BackendGraph> = Box::new(stub);
-    let nn = WasiNnCtx::new([], Registry::from(One(model, graph.into())));
-    let state = State {
-        wasi: WasiCtx::builder().inherit_stderr().build(),
-        http: WasiHttpCtx::new(),
-        nn,
-        table: ResourceTable::new(),
-        hooks: NoOutbound,
-    };
-    let mut store = Store::new(&engine, state);
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    // The body's error cannot happen, but has to be of hyper's type.
-    let request = request.map(|b| b.map_err(|e| match e {}));
-    let request: http::Request<http_body_util::combinators::BoxBody<Bytes, hyper::Error>> =
-        request.map(BodyExt::boxed);
-    let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
-    let out = store.data_mut().http().new_response_outparam(sender)?;
-    let guest = tokio::spawn(async move {
-        let proxy = pre.instantiate_async(&mut store).await?;
-        proxy.wasi_http_incoming_handler().call_handle(store, request, out).await
-    });
-    let response = receiver.await.map_err(wasmtime::Error::from)??;
-    let status = response.status().as_u16();
-    let body = response.into_body().collect().await?.to_bytes();
-    guest.await.map_err(wasmtime::Error::from)??;
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
-}
-
 fn run(
     component: &[u8],
     model: &'static str,
@@ -156,7 +70,10 @@ fn run(
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body)))
         .expect("a valid request");
-    load::runtime().block_on(serve(component, model, stub, request)).expect("the plain host runs it")
+    let plain = Plain::new(Engine::default(), component).expect("all imports are there");
+    let graph: Box<dyn BackendGraph> = Box::new(stub);
+    let models = One(model, graph.into());
+    load::runtime().block_on(plain.call(models, request)).expect("the plain host runs it")
 }
 
 fn no_model() -> Stub {

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::Instant;
 use vesta_tests::{Host, Package, guests};
 
 /// The fixture whose initialisation does `what`, and makes a table of `mib` MiB.
@@ -119,40 +118,4 @@ fn an_initialisation_that_fails_or_does_not_end_is_refused_and_the_host_goes_on(
     refused(&host, "memory", &["64 MiB"]);
     refused(&host, "loop", &["10 seconds of CPU time"]);
     host.invoke("snapshot-bystander", "/ok").expect(200);
-}
-
-/// What a snapshot costs: deploy, cold start and first answer by its size. A figure to read, and no bar.
-#[test]
-#[ignore = "prints figures"]
-fn figures() {
-    let host = Host::start();
-    for mib in [0, 5, 16, 32, 60] {
-        for snapshot in [true, false] {
-            let name = format!("figures-{mib}-{snapshot}");
-            let package = Package::new(&name, &prepared("table", mib)).keep_alive_ms(100);
-            let begun = Instant::now();
-            package.set("/snapshot", json!(snapshot)).limit("cpu_ms", 10_000).deploy(&host.control());
-            let deploy = begun.elapsed().as_millis();
-            let runs: Vec<_> = (0..10)
-                .map(|_| {
-                    let cold = host.invoke(&name, "/order").expect(200);
-                    let warm = host.invoke(&name, "/order").expect(200);
-                    std::thread::sleep(std::time::Duration::from_millis(300));
-                    let at = |reply: &vesta_tests::Reply, phase| reply.timing(phase).unwrap_or(0.0);
-                    (at(&cold, "cold"), at(&cold, "guest"), at(&warm, "guest"))
-                })
-                .collect();
-            let median = |of: fn(&(f64, f64, f64)) -> f64| {
-                let mut all: Vec<_> = runs.iter().map(of).collect();
-                all.sort_by(f64::total_cmp);
-                all[all.len() / 2]
-            };
-            println!(
-                "{mib:>2} MiB, snapshot {snapshot:>5}: deploy {deploy:>6} ms, cold {:>7.3} ms, guest cold {:>8.3} ms, warm {:>8.3} ms",
-                median(|r| r.0),
-                median(|r| r.1),
-                median(|r| r.2)
-            );
-        }
-    }
 }

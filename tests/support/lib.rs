@@ -8,6 +8,7 @@ pub mod guests;
 pub mod host;
 pub mod load;
 pub mod package;
+pub mod plain;
 pub mod process;
 pub mod wat;
 

@@ -61,21 +61,21 @@ impl Ticker {
     }
 
     /// A guest is about to be polled.
-    pub fn enter(self: &Arc<Self>) -> Running {
+    pub fn enter(&self) -> Running<'_> {
         self.running.fetch_add(1, SeqCst);
         if self.asleep.load(SeqCst)
             && let Some(thread) = self.thread.get()
         {
             thread.unpark();
         }
-        Running(self.clone())
+        Running(self)
     }
 }
 
 /// Held while a guest is polled.
-pub(crate) struct Running(Arc<Ticker>);
+pub(crate) struct Running<'a>(&'a Ticker);
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, SeqCst);
     }
