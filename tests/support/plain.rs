@@ -72,7 +72,7 @@ impl Plain {
     /// One request in a fresh instance, on the calling thread: the status and the body.
     pub async fn call(
         &self,
-        models: impl GraphRegistry + Send + Sync + 'static,
+        models: impl GraphRegistry + 'static,
         request: http::Request<Full<Bytes>>,
     ) -> wasmtime::Result<(u16, String)> {
         let state = State {
