@@ -22,6 +22,9 @@ pub struct HostConfig {
     /// Invocations are also routed by host name: `{function}.{tenant}.{domain}`.
     pub domain: String,
     pub tls: Option<Tls>,
+    /// Memory for code, models, instances and buffers together: bytes, a size such as `"8GiB"`, or a share of what the machine
+    /// and the process's control group allow, such as `"80%"` (the default).
+    pub memory: MemorySize,
     /// Instances that may live at once in the whole host.
     pub instances_max: u32,
     /// Connections that may be open at once, on each listener.
@@ -49,6 +52,59 @@ pub struct HostConfig {
     pub prices: PricePlan,
 }
 
+/// How much memory to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SizeText")]
+pub enum MemorySize {
+    Bytes(u64),
+    /// Of what there is, in percent.
+    Share(u8),
+}
+
+/// Least memory of a host, in bytes: what the smallest functions need.
+const MEMORY_BYTES_MIN: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SizeText {
+    Bytes(u64),
+    Text(String),
+}
+
+impl TryFrom<SizeText> for MemorySize {
+    type Error = String;
+
+    fn try_from(size: SizeText) -> Result<Self, String> {
+        let bad = |text: &str| {
+            format!(
+                "memory: {text:?} must be a size from 1MiB (bytes, or as in \"8GiB\") or a share from \"1%\" to \"100%\""
+            )
+        };
+        let text = match size {
+            SizeText::Bytes(bytes) if bytes >= MEMORY_BYTES_MIN => return Ok(MemorySize::Bytes(bytes)),
+            SizeText::Bytes(bytes) => return Err(bad(&bytes.to_string())),
+            SizeText::Text(text) => text,
+        };
+        if let Some(share) = text.strip_suffix('%') {
+            let share = share.trim().parse().ok().filter(|share| (1..=100).contains(share));
+            return share.map(MemorySize::Share).ok_or_else(|| bad(&text));
+        }
+        let bytes = parse_size::parse_size(&text).ok().filter(|bytes| *bytes >= MEMORY_BYTES_MIN);
+        bytes.map(MemorySize::Bytes).ok_or_else(|| bad(&text))
+    }
+}
+
+impl MemorySize {
+    /// In bytes, where the machine has `there` bytes.
+    pub fn of(self, there: Option<u64>) -> u64 {
+        match self {
+            MemorySize::Bytes(bytes) => bytes,
+            // A machine that does not say what it has is taken for one of 1 GiB.
+            MemorySize::Share(share) => there.unwrap_or(1 << 30) / 100 * u64::from(share),
+        }
+    }
+}
+
 /// Certificate and key, as PEM files.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +122,7 @@ impl Default for HostConfig {
             public_url: None,
             domain: "localhost".into(),
             tls: None,
+            memory: MemorySize::Share(80),
             instances_max: 1_000,
             connections_max: 10_000,
             inference_threads: None,
@@ -209,11 +266,26 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_a_number_of_bytes_or_a_share_of_the_machines() {
+        let memory = |text: &str| load(&format!("memory = {text}")).expect(text).0.memory;
+        assert_eq!(HostConfig::default().memory.of(Some(1_000_000_000)), 800_000_000);
+        assert_eq!(memory("2000000"), MemorySize::Bytes(2_000_000));
+        assert_eq!(memory("\"2MiB\""), MemorySize::Bytes(2 << 20));
+        assert_eq!(memory("\"50%\"").of(Some(4_000)), 2_000);
+        assert_eq!(memory("\"2MiB\"").of(None), 2 << 20);
+    }
+
+    #[test]
     fn every_mistake_names_its_key() {
         for (text, key) in [
             ("surprise = 1", "surprise"),
             ("listen = \"nowhere\"", "listen"),
             ("instances_max = 100000", "instances_max"),
+            ("memory = 1000", "memory"),
+            ("memory = \"101%\"", "memory"),
+            ("memory = \"0%\"", "memory"),
+            ("memory = \"much\"", "memory"),
+            ("memory = -1", "memory"),
             ("[prices]\nrequest = \"dear\"", "prices.request"),
             ("[prepare]\ncpu_seconds = 0", "prepare.cpu_seconds"),
             ("[prepare]\nsurprise = 0", "surprise"),

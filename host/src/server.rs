@@ -1,6 +1,7 @@
 //! `vesta serve`: wires the rooms together, serves, and drains. The only place that knows everything.
 
 mod data_dir;
+mod machine;
 mod ops;
 
 pub use crate::config::ServeArgs;
@@ -12,7 +13,7 @@ use crate::control::{self, ControlState};
 use crate::db::Db;
 use crate::ingress::{Ingress, Served, Serving, serve};
 use crate::ledger::Ledger;
-use crate::lifecycle::{Activator, EnginePreparer, Lifecycle, follow_registry, reap};
+use crate::lifecycle::{Activator, EnginePreparer, Functions, Lifecycle, follow_registry, reap};
 use crate::metering::{Journal, Post, PostError, run_poster};
 use crate::registry::{Registry, RegistryEvent};
 use crate::telemetry::logs::LogStore;
@@ -32,7 +33,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vesta_core::UsageRecord;
 use vesta_core::clock::{Clock, SystemClock};
-use vesta_core::keepalive::FixedKeepAlive;
+use vesta_core::keepalive::IndexPolicy;
+use vesta_core::memory::Grant;
 use vesta_core::price::Prices;
 use vesta_core::settlement::Settlement;
 use vesta_engine::{ModelLimits, Runtime, RuntimeConfig, cpu};
@@ -90,17 +92,20 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let ledger = Ledger::open(db.clone(), settlement.clone()).await?;
     let logs = LogStore::open(db.clone());
     let artifacts = Arc::new(Artifacts::open(&data.path, db.clone()).await?);
-    let engine = Arc::new(Runtime::new(runtime_config(&config, &data)?)?);
-    let preparer = EnginePreparer::new(engine.clone(), artifacts.clone());
+    let memory_bytes = config.memory.of(machine::memory_bytes());
+    tracing::info!(bytes = memory_bytes, "memory budget");
+    let functions = Functions::new(memory_bytes, Arc::new(IndexPolicy), clock.clone());
+    let engine = Arc::new(Runtime::new(runtime_config(&config, &data)?, functions.clone())?);
+    let preparer = EnginePreparer::new(engine.clone(), artifacts.clone(), functions.memory().clone());
     let limits = DeployLimits { package_bytes_max: config.package_bytes_max, ..DeployLimits::default() };
     let deployments =
         Deployments::open(db.clone(), artifacts, registry.clone(), preparer.clone(), clock.clone(), limits)
             .await?;
     let activator = Activator::new(Lifecycle {
+        functions: functions.clone(),
+        registry: registry.clone(),
         runtime: engine.clone(),
         preparer,
-        policy: Arc::new(FixedKeepAlive),
-        clock: clock.clone(),
         start_seconds_max: config.start_seconds_max,
     });
     let journal = Journal::open(&data.path.join("journal"), config.durable, settlement)?;
@@ -133,6 +138,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let ops = ops::Ops {
         metrics: metrics.clone(),
         activator: activator.clone(),
+        functions,
         journal: journal.clone(),
         stopping: stopping.clone(),
     };
@@ -151,7 +157,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let api = ControlService(api.merge(ops::router(ops)));
 
     tokio::spawn(forget_deleted(registry.clone(), metrics));
-    tokio::spawn(reap(activator.clone(), registry.clone()));
+    tokio::spawn(reap(activator.clone()));
     tokio::spawn(follow_registry(activator, registry));
     tokio::spawn(housekeeping(config.clone(), clock, deployments, ledger, logs.clone()));
     let grace = Duration::from_secs(config.drain_seconds);

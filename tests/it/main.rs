@@ -15,6 +15,7 @@ mod drain;
 mod examples;
 mod limits;
 mod logs;
+mod memory;
 mod onnx;
 mod openapi;
 mod portability;

@@ -117,7 +117,7 @@ fn a_warm_function_is_not_started_again() {
 }
 
 #[test]
-fn two_hundred_requests_make_one_cold_start() {
+fn a_thousand_requests_make_one_cold_start() {
     let host = Host::start();
     Package::rogue("rush").limit("concurrency", 1_000).deploy(&host.control());
     assert_eq!(state(&host, "rush"), "cold");
@@ -127,17 +127,17 @@ fn two_hundred_requests_make_one_cold_start() {
     let to = address.clone();
     let received = load::runtime().block_on(load::run(
         &address,
-        200,
-        200,
+        1_000,
+        1_000,
         move |_| load::request("GET", &to, "/fn/default/rush/ok", &key, ""),
         move |r| {
             assert_eq!(r.status, 200, "{}", r.text());
             keep.lock().expect("no panic").insert(r.invocation().to_string());
         },
     ));
-    assert_eq!(received, 200);
+    assert_eq!(received, 1_000);
     let ids = ids.lock().expect("no panic");
-    assert_eq!(ids.len(), 200);
+    assert_eq!(ids.len(), 1_000);
     let started = ids.iter().filter(|id| host.record(id)["cold"] == true).count();
     assert_eq!(started, 1, "one request triggers the cold start and is billed for it");
 }

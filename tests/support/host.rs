@@ -247,6 +247,13 @@ impl Host {
         wait_for("the host's end", within, || child.try_wait().expect("a child to wait for"))
     }
 
+    /// Ends it, and starts it again with another configuration file.
+    pub fn restart_with(&mut self, toml: &str) {
+        self.kill_9();
+        self.options.config = Some(toml.into());
+        self.restart();
+    }
+
     /// Starts it again on the same data directory; the addresses are new.
     pub fn restart(&mut self) {
         let (child, ready) = self.options.spawn(self.dir.path(), Some(&self.ready));

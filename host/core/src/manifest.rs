@@ -40,8 +40,9 @@ pub struct ModelRef {
 pub struct Scaling {
     /// With 1 or more, the function is never let go.
     pub minimum: u32,
-    /// How long it stays warm without a request, in milliseconds.
-    pub keep_alive_ms: u64,
+    /// How long it stays warm without a request, in milliseconds. Where it is not stated, as long as that is worth its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive_ms: Option<u64>,
     /// Most requests that one instance serves, one after another. With 1 each has a fresh instance.
     #[serde(default = "no_reuse")]
     pub reuse: u32,
@@ -54,7 +55,7 @@ fn no_reuse() -> u32 {
 
 impl Default for Scaling {
     fn default() -> Self {
-        Self { minimum: 0, keep_alive_ms: 60_000, reuse: no_reuse() }
+        Self { minimum: 0, keep_alive_ms: None, reuse: no_reuse() }
     }
 }
 
@@ -144,7 +145,8 @@ impl PackageManifest {
             u64::from(self.scaling.minimum),
             (0, u64::from(limits::MINIMUM_MAX)),
         )?;
-        limits::check("scaling.keep_alive_ms", self.scaling.keep_alive_ms, (0, limits::KEEP_ALIVE_MS_MAX))?;
+        let keep_alive_ms = self.scaling.keep_alive_ms.unwrap_or_default();
+        limits::check("scaling.keep_alive_ms", keep_alive_ms, (0, limits::KEEP_ALIVE_MS_MAX))?;
         limits::check("scaling.reuse", u64::from(self.scaling.reuse), limits::REUSE)?;
         if self.component.size == 0 {
             return Err(ManifestError::EmptyBlob { field: "component".into() });
@@ -261,7 +263,7 @@ mod tests {
         assert!(refused(|m| m.format = "x".into()).contains("format"));
         assert!(refused(|m| m.limits.memory_bytes = 1).contains("limits.memory_bytes"));
         assert!(refused(|m| m.limits.concurrency = 0).contains("limits.concurrency"));
-        assert!(refused(|m| m.scaling.keep_alive_ms = u64::MAX).contains("scaling.keep_alive_ms"));
+        assert!(refused(|m| m.scaling.keep_alive_ms = Some(u64::MAX)).contains("scaling.keep_alive_ms"));
         assert!(refused(|m| m.scaling.reuse = 0).contains("scaling.reuse"));
         assert!(refused(|m| m.scaling.reuse = 1_000_001).contains("scaling.reuse"));
         assert!(refused(|m| m.models[0].name = "a/b".into()).contains("models[0].name"));

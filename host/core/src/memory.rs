@@ -52,7 +52,9 @@ pub type Key = (Kind, Digest);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Short {
     /// Waiting cannot help.
-    #[error("{needed} bytes are needed, and this host's whole memory budget is {budget} (`memory`)")]
+    #[error(
+        "{needed} bytes are needed, and this host's whole memory budget is {budget} bytes (memory in its configuration)"
+    )]
     Never { needed: u64, budget: u64 },
     #[error(
         "{needed} bytes more are needed, and of this host's memory budget of {budget} bytes {free} are free"
@@ -256,6 +258,24 @@ fn freed(counted: &HashMap<Key, Counted>, wanted: &[Part], key: &Key, gone: u32)
     let c = counted.get(key)?;
     let is_wanted = wanted.iter().any(|p| (p.kind, p.digest) == *key);
     (c.holders == gone && !is_wanted).then_some(c.bytes)
+}
+
+/// Gives memory to what runs. Called from many threads, and from within a guest's turn.
+pub trait Grant: Send + Sync {
+    fn memory(&self) -> &Arc<Memory>;
+
+    /// Takes so many bytes more, making room first if need be: that may take some milliseconds.
+    fn grow(&self, taken: &mut Taken, more: u64) -> Result<(), Short>;
+}
+
+impl Grant for Arc<Memory> {
+    /// Takes what is free, and makes no room.
+    fn memory(&self) -> &Arc<Memory> {
+        self
+    }
+    fn grow(&self, taken: &mut Taken, more: u64) -> Result<(), Short> {
+        taken.grow(more)
+    }
 }
 
 /// What a warm function holds. Dropping it gives back what nobody else holds.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)?) => {
         /// How an invocation ended. What ran is billed for every one of them, save
-        /// [`Outcome::StartFailed`] and [`Outcome::PlatformError`].
+        /// [`Outcome::StartFailed`], [`Outcome::HostMemory`] and [`Outcome::PlatformError`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Outcome { $($(#[$doc])* $variant),+ }
@@ -47,6 +47,8 @@ outcomes! {
     ClientGone = "client_gone",
     /// The function could not be started.
     StartFailed = "start_failed",
+    /// The host had no memory left for it. Never billed.
+    HostMemory = "host_memory",
     /// The platform failed. Never billed.
     PlatformError = "platform_error",
 }

@@ -16,6 +16,8 @@ const LASTS: (Duration, Duration) = (Duration::from_millis(1_500), Duration::fro
 #[derive(Clone)]
 struct Loaded(Arc<Reservation>);
 impl Resident for Loaded {
+    type Owner = ();
+
     fn reservation(&self) -> &Reservation {
         &self.0
     }
@@ -52,7 +54,15 @@ impl Stage {
     fn start(&self, function: &Function, slot: &Arc<Slot<Loaded>>, is_loud: bool) {
         assert!(!function.is_starting.swap(true, SeqCst) || is_loud, "started twice");
         self.starts.fetch_add(1, SeqCst);
-        let result = self.fleet.reserve(slot, self.now(), &function.parts);
+        let mut result = self.fleet.reserve(slot, self.now(), &function.parts);
+        // A failure backs off, and others would do nothing meanwhile: what is in the way goes soon.
+        for _ in 0..1_000 {
+            if result.is_ok() {
+                break;
+            }
+            std::thread::yield_now();
+            result = self.fleet.reserve(slot, self.now(), &function.parts);
+        }
         std::thread::yield_now();
         function.is_starting.store(false, SeqCst);
         match result {
@@ -73,11 +83,13 @@ impl Stage {
         loop {
             match slot.request(self.now()) {
                 Next::Run(loaded) => {
-                    let loaded = Arc::downgrade(&loaded.0);
+                    // Held by the fleet alone from here on, as long as this place is.
+                    let running = Arc::downgrade(&loaded.0);
+                    drop(loaded);
                     let mut taken = self.memory.none(Kind::Instances);
                     let _ = self.fleet.grow(&mut taken, 7, self.now());
                     std::thread::yield_now();
-                    assert!(loaded.strong_count() > 0, "let go while it runs");
+                    assert!(running.strong_count() > 0, "let go while it runs");
                     self.ran.fetch_add(1, SeqCst);
                     break;
                 }
@@ -109,7 +121,7 @@ fn threads_lose_nothing_and_hold_no_more_than_the_budget() {
     let asked =
         |n: usize| Asked { keep_alive: Some(Duration::from_micros(300 * n as u64)), ..Asked::default() };
     let functions = (0..FUNCTIONS).map(|n| Function {
-        slot: Mutex::new(fleet.slot(asked(n), None)),
+        slot: Mutex::new(fleet.slot((), asked(n), None)),
         // The last model is shared by all; two functions of five fit.
         parts: vec![part(n as u8, 25), part(99, 20)],
         is_starting: AtomicBool::new(false),

@@ -1,11 +1,12 @@
 //! Instances between two requests: only of functions that ask for reuse, and never shared between two versions.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What one loaded function has idle, the longest idle first. Dropped with the function.
 pub(crate) struct Idle<T> {
     most: usize,
+    longest: Duration,
     all: Mutex<Vec<(Instant, T)>>,
 }
 
@@ -31,10 +32,10 @@ impl<T> Idle<T> {
         }
     }
 
-    /// Ends those that have been idle since before `when`.
-    pub fn end_idle_since(&self, when: Instant) {
+    /// Ends those that have been idle for too long.
+    fn end_overdue(&self, now: Instant) {
         let mut all = self.all();
-        let over = all.partition_point(|(since, _)| *since < when);
+        let over = all.partition_point(|(since, _)| now.saturating_duration_since(*since) > self.longest);
         let ended: Vec<_> = all.drain(..over).collect();
         drop(all);
         drop(ended);
@@ -64,13 +65,19 @@ impl<T> IdleOfHost<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for at most `most` idle instances of one loaded function.
-    pub fn of_function(&self, most: usize) -> Arc<Idle<T>> {
-        let idle = Arc::new(Idle { most, all: Mutex::default() });
+    /// A place for at most `most` idle instances of one loaded function, for `longest` each.
+    pub fn of_function(&self, most: usize, longest: Duration) -> Arc<Idle<T>> {
+        let idle = Arc::new(Idle { most, longest, all: Mutex::default() });
         let mut sets = self.sets();
         sets.retain(|set| set.strong_count() > 0);
         sets.push(Arc::downgrade(&idle));
         idle
+    }
+
+    /// Ends those that have been idle for longer than their functions keep them.
+    pub fn end_overdue(&self, now: Instant) {
+        let sets: Vec<_> = self.sets().iter().filter_map(Weak::upgrade).collect();
+        sets.iter().for_each(|set| set.end_overdue(now));
     }
 
     /// Ends the one that has been idle the longest; false where nothing is idle.
@@ -85,28 +92,33 @@ impl<T> IdleOfHost<T> {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(3600);
+
     #[test]
     fn the_last_used_is_taken_first_and_there_is_a_bound() {
-        let idle = IdleOfHost::new().of_function(2);
+        let idle = IdleOfHost::new().of_function(2, LONG);
         (1..=3).for_each(|n| idle.put(n));
         assert_eq!([idle.take(), idle.take(), idle.take()], [Some(2), Some(1), None]);
     }
 
     #[test]
     fn what_is_idle_for_too_long_is_ended() {
-        let idle = IdleOfHost::new().of_function(10);
-        idle.put(1);
-        std::thread::sleep(std::time::Duration::from_millis(1));
-        let between = Instant::now();
-        idle.put(2);
-        idle.end_idle_since(between);
-        assert_eq!([idle.take(), idle.take()], [Some(2), None]);
+        let host = IdleOfHost::new();
+        let (one, other) = (host.of_function(10, Duration::from_secs(1)), host.of_function(10, LONG));
+        one.put(1);
+        other.put(2);
+        host.end_overdue(Instant::now() + Duration::from_millis(500));
+        assert_eq!(one.take(), Some(1));
+        one.put(1);
+        host.end_overdue(Instant::now() + Duration::from_secs(2));
+        assert_eq!([one.take(), other.take()], [None, Some(2)]);
     }
 
     #[test]
     fn the_longest_idle_of_all_functions_gives_way_first_and_functions_that_are_gone_are_forgotten() {
         let host = IdleOfHost::new();
-        let (one, other, gone) = (host.of_function(10), host.of_function(10), host.of_function(10));
+        let (one, other, gone) =
+            (host.of_function(10, LONG), host.of_function(10, LONG), host.of_function(10, LONG));
         gone.put(0);
         drop(gone);
         one.put(1);

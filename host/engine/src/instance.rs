@@ -13,6 +13,7 @@ use crate::meter::{Meter, Stop};
 use crate::nn::{NnCtx, NnView};
 use crate::outbound::{Outbound, OutboundPolicy};
 use crate::pool::InferencePool;
+use crate::share::Share;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::future::{Future, poll_fn};
@@ -24,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::coop::has_budget_remaining;
 use vesta_core::Outcome;
+use vesta_core::memory::Kind;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -39,6 +41,9 @@ const RESOURCES_MAX: usize = 1_024;
 const RESOURCES_KEPT_MAX: usize = RESOURCES_MAX / 2;
 /// Most bytes that one host call may carry across: the largest tensor.
 const HOSTCALL_BYTES_MAX: usize = 256 << 20;
+/// Counted for an instance beside its memory and tensors, in bytes: a short body is held for as long (see `ingress`), and
+/// another is between the guest and its client.
+const BUFFER_BYTES: u64 = 128 << 10;
 /// Most elements of all tables of an instance.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 
@@ -79,9 +84,10 @@ impl State {
     pub(crate) fn without_world(log: &Arc<GuestLog>, memory_bytes_max: u64) -> std::io::Result<State> {
         let models = Arc::default();
         let pool = Arc::new(InferencePool::start(1, 0)?);
-        let nn = NnCtx { models, pool, tensor_bytes_max: 0, tensor_bytes: 0 };
-        let now = Instant::now();
-        Ok(State::of(log, &[], Arc::default(), nn, memory_bytes_max, Arc::default(), now))
+        let buffers = Share::without_budget();
+        let nn = NnCtx { models, pool, tensor_bytes_max: 0, tensor_bytes: 0, buffers };
+        let limiter = Limiter::new(memory_bytes_max, Share::without_budget(), Arc::default());
+        Ok(State::of(log, &[], Arc::default(), nn, limiter, Instant::now()))
     }
 
     pub(crate) fn limiter(&mut self) -> &mut dyn wasmtime::ResourceLimiter {
@@ -101,22 +107,27 @@ impl State {
         NnView { ctx: &mut self.nn, table: &mut self.table, meter: &self.meter, deadline: self.deadline }
     }
 
-    fn new(loaded: &Loaded, invocation: &Invocation) -> State {
+    fn new(loaded: &Loaded, invocation: &Invocation) -> wasmtime::Result<State> {
         let Invocation { meter, logs, deadline } = invocation;
         let log = GuestLog::new(logs.clone());
         let memory_bytes_max = loaded.limits.memory_bytes;
+        let mut buffers = Share::of(&loaded.memory, Kind::Buffers);
+        buffers.grow(BUFFER_BYTES, meter)?;
         let nn = NnCtx {
             models: loaded.models.clone(),
             pool: loaded.pool.clone(),
             tensor_bytes_max: memory_bytes_max,
             tensor_bytes: 0,
+            buffers,
         };
+        let memory = Share::of(&loaded.memory, Kind::Instances);
+        let limiter = Limiter::new(memory_bytes_max, memory, meter.clone());
         let outbound = loaded.outbound.clone();
-        State {
+        Ok(State {
             cpu_ns_max: loaded.limits.cpu_ms.saturating_mul(1_000_000),
             ticker: Some(loaded.ticker.clone()),
-            ..State::of(&log, &loaded.variables, outbound, nn, memory_bytes_max, meter.clone(), *deadline)
-        }
+            ..State::of(&log, &loaded.variables, outbound, nn, limiter, *deadline)
+        })
     }
 
     fn of(
@@ -124,8 +135,7 @@ impl State {
         variables: &[(String, String)],
         outbound: Arc<OutboundPolicy>,
         nn: NnCtx,
-        memory_bytes_max: u64,
-        meter: Arc<Meter>,
+        limiter: Limiter,
         deadline: Instant,
     ) -> State {
         let mut wasi = WasiCtx::builder();
@@ -142,9 +152,9 @@ impl State {
             table,
             outbound: Outbound::new(outbound),
             nn,
-            limiter: Limiter { meter: meter.clone(), memory_bytes: 0, memory_bytes_max },
             log: log.clone(),
-            meter,
+            meter: limiter.meter.clone(),
+            limiter,
             deadline,
             cpu_ns_max: 0,
             ticker: None,
@@ -167,9 +177,14 @@ struct Limiter {
     /// Linear memory of the instance: it stays when another invocation begins.
     memory_bytes: u64,
     memory_bytes_max: u64,
+    /// The same, of the host's budget.
+    share: Share,
 }
 
 impl Limiter {
+    fn new(memory_bytes_max: u64, share: Share, meter: Arc<Meter>) -> Limiter {
+        Limiter { meter, memory_bytes: 0, memory_bytes_max, share }
+    }
     fn begin(&mut self, meter: Arc<Meter>) {
         meter.memory_is(self.memory_bytes);
         self.meter = meter;
@@ -181,6 +196,8 @@ impl wasmtime::ResourceLimiter for Limiter {
         let grown = self.memory_bytes + (desired - current) as u64;
         let fits = grown <= self.memory_bytes_max;
         if fits {
+            // Where the host is short, the guest traps: it could do nothing about it.
+            self.share.grow((desired - current) as u64, &self.meter)?;
             self.memory_bytes = grown;
             self.meter.memory_is(grown);
         } else {
@@ -237,7 +254,7 @@ pub(crate) struct Instance {
 
 impl Instance {
     async fn new(loaded: &Loaded, invocation: &Invocation) -> wasmtime::Result<Instance> {
-        let mut store = Store::new(loaded.pre.engine(), State::new(loaded, invocation));
+        let mut store = Store::new(loaded.pre.engine(), State::new(loaded, invocation)?);
         store.limiter(State::limiter);
         let memory_bytes = usize::try_from(loaded.limits.memory_bytes).unwrap_or(HOSTCALL_BYTES_MAX);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX.min(memory_bytes));
@@ -549,6 +566,10 @@ fn classify(error: &wasmtime::Error, meter: &Meter) -> Ended {
         }
         Some(Stop::WallLimit) => return Ended::wall_limit(),
         None => {}
+    }
+    if meter.host_memory_lacks() {
+        let detail = "this host is short of memory at the moment".into();
+        return ended(Outcome::HostMemory, detail);
     }
     if meter.memory_was_refused() {
         let detail = "the function needed more memory than it may have (limits.memory)".into();

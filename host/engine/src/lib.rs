@@ -18,6 +18,8 @@ mod nn;
 mod outbound;
 mod pool;
 mod runtime;
+mod seal;
+mod share;
 mod snapshot;
 mod store;
 

@@ -9,8 +9,11 @@ use crate::nn::Models;
 use crate::outbound::OutboundPolicy;
 use crate::pool::InferencePool;
 use crate::runtime::{EngineError, Runtime, runtime_error, source};
+use crate::seal::{SealError, Sealed};
+use crate::share::InstanceMemory;
 use crate::store::Source;
 use rustix::fs::{Advice, fadvise};
+use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -23,7 +26,8 @@ use vesta_core::Digest;
 use vesta_core::lifecycle::{CodeStart, ColdStartParts, ModelStart};
 use vesta_core::limits::Limits;
 use vesta_core::manifest::{ModelRef, PackageManifest};
-use vesta_nn::{Graph, LoadError, ReadAhead};
+use vesta_core::memory::{Kind, Part, Reservation};
+use vesta_nn::{GRAPH_FILE, Graph, INFO_FILE, LoadError, ReadAhead, WEIGHTS_FILE};
 use wasmtime::component::Component;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
@@ -34,10 +38,15 @@ const READ_AHEAD_BYTES: u64 = 512 << 10;
 /// threads that may block (512), since else all of them could be waiting and none be left to load.
 pub(crate) const BESIDE_MAX: usize = 64;
 
+/// How long an instance waits for another request where the manifest states no keep-alive.
+const INSTANCE_IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// A function in memory, ready to run. Dropping the last reference takes code and models out of the process.
 pub struct Loaded {
     pub(crate) pre: ProxyPre<State>,
     pub(crate) models: Arc<Models>,
+    pub(crate) memory: Arc<InstanceMemory>,
+    held: Arc<Reservation>,
     pub(crate) pool: Arc<InferencePool>,
     pub(crate) limits: Limits,
     pub(crate) variables: Vec<(String, String)>,
@@ -50,23 +59,15 @@ pub struct Loaded {
     pub(crate) idle_of_host: Arc<IdleOfHost<Instance>>,
     /// How long the first instance took to make, in nanoseconds; 0 before.
     instance_ns: AtomicU64,
-    resident_bytes: u64,
     parts: ColdStartParts,
     /// How long weights were read ahead, in nanoseconds; 0 while that goes on.
     read_ahead_ns: Arc<AtomicU64>,
 }
 
 impl Loaded {
-    /// Bytes that the function holds while it is warm: mapped code and models.
-    pub fn resident_bytes(&self) -> u64 {
-        self.resident_bytes
-    }
-
-    /// Ends the instances that have waited for another request for longer than `longest`.
-    pub fn end_idle_instances(&self, longest: Duration) {
-        if let (Some(idle), Some(since)) = (&self.idle, Instant::now().checked_sub(longest)) {
-            idle.end_idle_since(since);
-        }
+    /// What the function holds of the host's memory while it is warm: mapped code and models.
+    pub fn reservation(&self) -> &Reservation {
+        &self.held
     }
 
     /// An instance was made, which began then.
@@ -99,7 +100,7 @@ pub struct LoadReport {
 /// Models as their thread hands them over.
 #[derive(Default)]
 struct LoadedModels {
-    graphs: Models,
+    graphs: HashMap<String, Arc<dyn Graph>>,
     /// Those that were not in memory before.
     fresh: Vec<Arc<dyn Graph>>,
     parts: Vec<ModelStart>,
@@ -109,9 +110,27 @@ struct LoadedModels {
 }
 
 impl Runtime {
-    /// The cold start: maps a function's code and models. Blocks for some milliseconds of file work; call it within
-    /// a Tokio runtime, on a thread that may block.
-    pub fn load(self: &Arc<Self>, manifest: &PackageManifest) -> Result<(Loaded, LoadReport), EngineError> {
+    /// What a function will hold while it is warm, by the sizes of its files.
+    pub fn parts(&self, manifest: &PackageManifest) -> Result<Vec<Part>, EngineError> {
+        let size = |path: &Path| Ok(std::fs::metadata(path)?.len());
+        let code = self.code.path(&source(manifest));
+        let mut parts = vec![code_part(&code, size(&code).map_err(missing)?)];
+        for model in &manifest.models {
+            let dir = self.model_dir(&model.blob.digest);
+            let bytes = size(&dir.join(GRAPH_FILE)).and_then(|n| Ok(n + size(&dir.join(WEIGHTS_FILE))?));
+            let bytes = bytes.map_err(|e| model_error(&model.name, missing(e)))?;
+            parts.push(Part { kind: Kind::Models, digest: model.blob.digest, bytes });
+        }
+        Ok(parts)
+    }
+
+    /// The cold start: maps a function's code and models, for which `held` was reserved by their [`Runtime::parts`]. Blocks
+    /// for some milliseconds of file work; call it within a Tokio runtime, on a thread that may block.
+    pub fn load(
+        self: &Arc<Self>,
+        manifest: &PackageManifest,
+        held: Reservation,
+    ) -> Result<(Loaded, LoadReport), EngineError> {
         let cpu = cpu::thread_cpu_ns();
         let begun = Instant::now();
         let models = self.load_models_beside(&manifest.models);
@@ -140,12 +159,22 @@ impl Runtime {
             instance_ns: None,
             read_ahead_ns: None,
         };
-        let model_bytes: u64 = models.graphs.values().map(|g| g.resident_bytes()).sum();
+        let code_path = self.code.path(&source(manifest));
+        let mut actual = vec![code_part(&code_path, code.mapped_bytes)];
+        for model in &manifest.models {
+            let bytes = models.graphs.get(&model.name).map_or(0, |graph| graph.resident_bytes());
+            actual.push(Part { kind: Kind::Models, digest: model.blob.digest, bytes });
+        }
+        held.settle(&actual)?;
+        let held = Arc::new(held);
         let reuse = manifest.scaling.reuse;
-        let idle = || self.idle_of_host.of_function(manifest.limits.concurrency as usize);
+        let longest = manifest.scaling.keep_alive_ms.map_or(INSTANCE_IDLE_MAX, Duration::from_millis);
+        let idle = || self.idle_of_host.of_function(manifest.limits.concurrency as usize, longest);
         let loaded = Loaded {
             pre,
-            models: Arc::new(models.graphs),
+            models: Arc::new(Models { by_name: models.graphs, _held: Some(held.clone()) }),
+            held,
+            memory: self.memory.clone(),
             pool: self.pool.clone(),
             limits: manifest.limits,
             variables: manifest.variables.clone().into_iter().collect(),
@@ -155,7 +184,6 @@ impl Runtime {
             idle: (reuse > 1).then(idle),
             idle_of_host: self.idle_of_host.clone(),
             instance_ns: AtomicU64::new(0),
-            resident_bytes: code.mapped_bytes + model_bytes,
             parts,
             read_ahead_ns: models.read_ahead_ns,
         };
@@ -200,6 +228,10 @@ impl Runtime {
     }
 
     fn load_models(&self, models: &[ModelRef]) -> Result<LoadedModels, EngineError> {
+        // The first check reads all of a model, which is the host's affair and no part of the bill.
+        for model in models {
+            self.check_model(model)?;
+        }
         let cpu = cpu::thread_cpu_ns();
         let begun = Instant::now();
         let mut loaded = LoadedModels::default();
@@ -237,6 +269,15 @@ impl Runtime {
         Ok((ProxyPre::new(pre).map_err(runtime_error)?, CodeStart { wall_ns: 0, mapped_bytes }))
     }
 
+    /// Whether a model is as it was prepared. One that is not counts as missing from now on, and is made anew.
+    fn check_model(&self, model: &ModelRef) -> Result<(), EngineError> {
+        let dir = self.model_dir(&model.blob.digest);
+        self.seals.check(&sealed_model(&dir, &dir)).map_err(|e| {
+            let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
+            model_error(&model.name, e)
+        })
+    }
+
     /// A model, and whether it was loaded already.
     fn load_model(&self, name: &str, digest: &Digest) -> Result<(Arc<dyn Graph>, bool), EngineError> {
         let dir = self.model_dir(digest);
@@ -255,6 +296,26 @@ impl Runtime {
         graphs.insert(dir, Arc::downgrade(&graph));
         Ok((graph, false))
     }
+}
+
+/// The code of a component. Named by its file, which also says what was done to it.
+fn code_part(path: &Path, bytes: u64) -> Part {
+    let name = blake3::hash(path.file_name().unwrap_or_default().as_encoded_bytes());
+    Part { kind: Kind::Code, digest: Digest::from_bytes(*name.as_bytes()), bytes }
+}
+
+fn missing(e: std::io::Error) -> SealError {
+    if e.kind() == std::io::ErrorKind::NotFound { SealError::Missing } else { SealError::Io(e) }
+}
+
+fn model_error(name: &str, e: SealError) -> EngineError {
+    EngineError::Model { name: name.into(), detail: e.to_string() }
+}
+
+/// The prepared files in `dir` of the model whose place is `subject`.
+pub(crate) fn sealed_model<'a>(subject: &'a Path, dir: &Path) -> Sealed<'a> {
+    let files = [GRAPH_FILE, WEIGHTS_FILE, INFO_FILE].map(|name| dir.join(name)).into();
+    Sealed { subject, files, seal: dir.join("mac") }
 }
 
 /// Has the kernel begin to read a file that is wanted as a whole; gives its size in bytes.

@@ -30,6 +30,9 @@ pub struct Meter {
     cold_start_cpu_ns: AtomicU64,
     memory_peak: AtomicU64,
     memory_refused: AtomicBool,
+    host_memory_lacks: AtomicBool,
+    /// CPU time of the poll under way that is the host's own.
+    spared_ns: AtomicU64,
     stop: AtomicU8,
     beside: AtomicU32,
     beside_ended: Notify,
@@ -45,7 +48,7 @@ impl Meter {
         let start = thread_cpu_ns();
         self.poll_start_ns.store(start, Relaxed);
         let result = guest.poll(cx);
-        let spent = thread_cpu_ns() - start;
+        let spent = (thread_cpu_ns() - start).saturating_sub(self.spared_ns.swap(0, Relaxed));
         self.guest_cpu_ns.fetch_add(spent, Relaxed);
         add_billed(spent);
         result
@@ -53,7 +56,8 @@ impl Meter {
 
     /// Guest CPU time up to now: of the poll under way, and in all. Call it from within a poll, on its thread.
     pub(crate) fn guest_cpu_within_poll_ns(&self) -> (u64, u64) {
-        let this_poll = thread_cpu_ns().saturating_sub(self.poll_start_ns.load(Relaxed));
+        let not_the_guests = self.poll_start_ns.load(Relaxed) + self.spared_ns.load(Relaxed);
+        let this_poll = thread_cpu_ns().saturating_sub(not_the_guests);
         (this_poll, self.guest_cpu_ns.load(Relaxed) + this_poll)
     }
 
@@ -77,6 +81,17 @@ impl Meter {
     }
     pub(crate) fn memory_was_refused(&self) -> bool {
         self.memory_refused.load(Relaxed)
+    }
+    /// The host has no memory left for it.
+    pub(crate) fn lack_host_memory(&self) {
+        self.host_memory_lacks.store(true, Relaxed);
+    }
+    pub(crate) fn host_memory_lacks(&self) -> bool {
+        self.host_memory_lacks.load(Relaxed)
+    }
+    /// So much of the poll under way was not the guest's doing, in nanoseconds.
+    pub(crate) fn spare(&self, ns: u64) {
+        self.spared_ns.fetch_add(ns, Relaxed);
     }
 
     pub(crate) fn inference_queued(&self, ns: u64) {

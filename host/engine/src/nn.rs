@@ -2,9 +2,11 @@
 
 use crate::meter::Meter;
 use crate::pool::{InferenceError, InferencePool};
+use crate::share::Share;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
+use vesta_core::memory::Reservation;
 use vesta_nn::{Graph, RunError, TensorType};
 use wasmtime::component::{HasData, Resource, ResourceTable};
 
@@ -46,8 +48,14 @@ pub struct GuestError {
     message: String,
 }
 
-/// The models that a function may name.
-pub(crate) type Models = HashMap<String, Arc<dyn Graph>>;
+/// The models that a function may name. Whoever refers to them keeps all that the function holds on the host's books.
+#[derive(Default)]
+pub(crate) struct Models {
+    // Dropped in this order: memory is given back once it is free.
+    pub by_name: HashMap<String, Arc<dyn Graph>>,
+    /// What the function's code and models take of the host's memory.
+    pub _held: Option<Arc<Reservation>>,
+}
 
 /// What an instance has of `wasi:nn`.
 pub(crate) struct NnCtx {
@@ -56,6 +64,8 @@ pub(crate) struct NnCtx {
     /// Bytes of tensors that the guest may hold on the host's heap, and holds: also from one invocation to the next.
     pub tensor_bytes_max: u64,
     pub tensor_bytes: u64,
+    /// The same, of the host's budget, with other buffers of the instance.
+    pub buffers: Share,
 }
 
 /// The state of one call.
@@ -99,10 +109,12 @@ impl NnView<'_> {
             self.meter.refuse_memory();
             wasmtime::bail!("tensors of {held} bytes; at most {} may be held", self.ctx.tensor_bytes_max);
         }
+        self.ctx.buffers.grow(bytes, self.meter)?;
         self.ctx.tensor_bytes = held;
         Ok(self.table.push(tensor)?)
     }
 
+    /// Takes a tensor from the guest. On the host's books it stays until it is gone.
     fn take_tensor(&mut self, tensor: Resource<vesta_nn::Tensor>) -> wasmtime::Result<vesta_nn::Tensor> {
         let tensor = self.table.delete(tensor)?;
         self.ctx.tensor_bytes -= held_bytes(&tensor);
@@ -123,10 +135,10 @@ impl graph::Host for NnView<'_> {
     }
 
     fn load_by_name(&mut self, name: String) -> Answer<Resource<GuestGraph>> {
-        match self.ctx.models.get(&name) {
+        match self.ctx.models.by_name.get(&name) {
             Some(graph) => Ok(Ok(self.table.push(GuestGraph(graph.clone()))?)),
             None => {
-                let mut known: Vec<&str> = self.ctx.models.keys().map(String::as_str).collect();
+                let mut known: Vec<&str> = self.ctx.models.by_name.keys().map(String::as_str).collect();
                 known.sort_unstable();
                 let name: String = name.chars().take(100).collect();
                 let message = format!("no model {name:?}; this function has {known:?}");
@@ -157,14 +169,19 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
         use errors::ErrorCode;
         let graph = self.table.get(&context)?.0.clone();
         let mut named = Vec::with_capacity(inputs.len());
+        let mut taken_bytes = 0;
         for (name, tensor) in inputs {
-            named.push((name, self.take_tensor(tensor)?));
+            let tensor = self.take_tensor(tensor)?;
+            taken_bytes += held_bytes(&tensor);
+            named.push((name, tensor));
         }
-        let submitted = self.ctx.pool.submit(graph, named, self.meter.clone(), self.deadline);
+        let models = self.ctx.models.clone();
+        let submitted = self.ctx.pool.submit(graph, models, named, self.meter.clone(), self.deadline);
         let result = match submitted {
             Ok(answer) => answer.await.unwrap_or(Err(InferenceError::Crashed)),
             Err(e) => Err(e),
         };
+        self.ctx.buffers.shrink(taken_bytes);
         match result {
             Ok(outputs) => {
                 let push = |(name, tensor)| Ok((name, self.push_tensor(tensor)?));
@@ -216,7 +233,8 @@ impl tensor::HostTensor for NnView<'_> {
         Ok(self.table.get(&tensor)?.data.clone())
     }
     fn drop(&mut self, tensor: Resource<vesta_nn::Tensor>) -> wasmtime::Result<()> {
-        self.take_tensor(tensor)?;
+        let tensor = self.take_tensor(tensor)?;
+        self.ctx.buffers.shrink(held_bytes(&tensor));
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The inference threads: models run here and never on an async worker.
 
 use crate::meter::Meter;
+use crate::nn::Models;
 use crate::{cpu, heap};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,8 @@ pub(crate) enum InferenceError {
 
 struct Job {
     graph: Arc<dyn Graph>,
+    /// What the run uses stays on the host's books, also where its function has gone cold meanwhile.
+    _models: Arc<Models>,
     inputs: NamedTensors,
     meter: Arc<Meter>,
     queued: Instant,
@@ -70,6 +73,7 @@ impl InferencePool {
     pub fn submit(
         &self,
         graph: Arc<dyn Graph>,
+        models: Arc<Models>,
         inputs: NamedTensors,
         meter: Arc<Meter>,
         deadline: Instant,
@@ -82,7 +86,15 @@ impl InferencePool {
         if queue.jobs.len() >= self.0.waiting_max {
             return Err(InferenceError::QueueFull(self.0.waiting_max));
         }
-        queue.jobs.push_back(Job { graph, inputs, meter, queued: Instant::now(), deadline, reply });
+        queue.jobs.push_back(Job {
+            graph,
+            _models: models,
+            inputs,
+            meter,
+            queued: Instant::now(),
+            deadline,
+            reply,
+        });
         drop(queue);
         self.0.ready.notify_one();
         Ok(answer)

@@ -4,18 +4,22 @@ use crate::child::{self, Answer, ChildError, ChildLimits, Job};
 use crate::epoch::Ticker;
 use crate::idle::IdleOfHost;
 use crate::instance::{self, Instance, Invocation, Run, State};
-use crate::load::{self, Loaded};
+use crate::load::{self, Loaded, sealed_model};
 use crate::pool::InferencePool;
-use crate::store::{CodeStore, Source, StoreError};
+use crate::seal::{SealError, Seals};
+use crate::share::InstanceMemory;
+use crate::store::{CodeStore, Source};
 use crate::{compile, config, heap};
 use bytes::Bytes;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 use tokio::sync::Semaphore;
 use vesta_core::Digest;
 use vesta_core::manifest::{Encoding, PackageManifest};
+use vesta_core::memory::{Grant, Short};
 use vesta_nn::{Backend, Graph, ModelInfo, ModelLimits, Rten};
 use wasmtime::component::Linker;
 
@@ -48,7 +52,9 @@ pub enum EngineError {
     #[error(transparent)]
     Child(#[from] ChildError),
     #[error(transparent)]
-    Code(#[from] StoreError),
+    Code(#[from] SealError),
+    #[error(transparent)]
+    Memory(#[from] Short),
     #[error("model {name:?} cannot be loaded: {detail}")]
     Model { name: String, detail: String },
     #[error("the runtime failed: {0}")]
@@ -64,6 +70,7 @@ impl EngineError {
             EngineError::Refused { code, .. } => code,
             EngineError::Child(e) => e.code(),
             EngineError::Code(_) => "code-cache",
+            EngineError::Memory(_) => "host-memory",
             EngineError::Model { .. } => "model-load",
             EngineError::Runtime(_) | EngineError::Io(_) => "runtime",
         }
@@ -91,6 +98,8 @@ pub struct Runtime {
     pub(crate) engine: wasmtime::Engine,
     pub(crate) linker: Linker<State>,
     pub(crate) code: CodeStore,
+    pub(crate) seals: Arc<Seals>,
+    pub(crate) memory: Arc<InstanceMemory>,
     models_dir: PathBuf,
     pub(crate) backend: Box<dyn Backend>,
     /// Loaded models by their prepared directory, shared by every function that uses the same bytes.
@@ -104,11 +113,13 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    pub fn new(config: RuntimeConfig) -> Result<Runtime, EngineError> {
+    /// `memory` is the host's budget, and whoever makes room in it.
+    pub fn new(config: RuntimeConfig, memory: Arc<dyn Grant>) -> Result<Runtime, EngineError> {
         heap::keep();
         let engine = wasmtime::Engine::new(&config::serving(config.instances_max)).map_err(runtime_error)?;
         let linker = compile::linker(&engine).map_err(runtime_error)?;
-        let code = CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), config.cache_key)?;
+        let seals = Arc::new(Seals::new(config.cache_key));
+        let code = CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), seals.clone())?;
         let models_dir = config.cache_dir.join("models");
         std::fs::create_dir_all(&models_dir)?;
         for dir in [config.cache_dir.join("code"), models_dir.clone()] {
@@ -118,17 +129,20 @@ impl Runtime {
         let weak = engine.weak();
         let ticker = Ticker::start(move || weak.upgrade().inspect(|e| e.increment_epoch()).is_some())?;
         let backend = Box::new(Rten);
+        let idle_of_host = IdleOfHost::new();
         Ok(Runtime {
             engine,
             linker,
             code,
+            seals,
             models_dir,
             backend,
             graphs: Mutex::default(),
             pool,
             beside: Arc::new(Semaphore::new(load::BESIDE_MAX)),
             ticker,
-            idle_of_host: IdleOfHost::new(),
+            memory: Arc::new(InstanceMemory { host: memory, idle: idle_of_host.clone() }),
+            idle_of_host,
             config,
         })
     }
@@ -168,7 +182,9 @@ impl Runtime {
         source: &Path,
     ) -> Result<ModelInfo, EngineError> {
         let dir = self.model_dir(digest);
-        if let Some(info) = read_info(&dir) {
+        if let Some(info) = read_info(&dir)
+            && self.seals.check(&sealed_model(&dir, &dir)).is_ok()
+        {
             return Ok(info);
         }
         let out = dir.with_extension(format!("new-{}", unique()));
@@ -178,8 +194,9 @@ impl Runtime {
         let answer = self.child(job).await;
         let result = match answer {
             Ok(Answer::Prepared(info)) => {
+                let sealed = self.seals.seal(&sealed_model(&dir, &out));
                 let _ = std::fs::remove_dir_all(&dir);
-                std::fs::rename(&out, &dir).map(|()| *info).map_err(EngineError::from)
+                sealed.and_then(|()| std::fs::rename(&out, &dir)).map(|()| *info).map_err(EngineError::from)
             }
             Ok(_) => Err(EngineError::Runtime("the child answered another question".into())),
             Err(e) => Err(e),
@@ -199,11 +216,22 @@ impl Runtime {
     /// Removes what was prepared from a blob, be it a component or a model.
     pub fn discard(&self, digest: &Digest) {
         self.code.discard(digest);
+        self.seals.forget(&self.model_dir(digest));
         let _ = std::fs::remove_dir_all(self.model_dir(digest));
     }
 
     pub(crate) fn model_dir(&self, digest: &Digest) -> PathBuf {
         self.models_dir.join(format!("{}-{}", digest.hex(), vesta_nn::compat()))
+    }
+
+    /// Ends the instance that has waited the longest for another request; false where none waits.
+    pub fn end_idle_instance(&self) -> bool {
+        self.idle_of_host.end_oldest()
+    }
+
+    /// Ends those that have waited for longer than their functions' keep-alive.
+    pub fn end_overdue_instances(&self) {
+        self.idle_of_host.end_overdue(Instant::now());
     }
 
     /// Begins an invocation of a loaded function. `request` is what the guest sees; `tls` is the scheme it is told.

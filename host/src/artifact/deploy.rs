@@ -352,6 +352,7 @@ impl Deployments {
             let checked = self.prepare.model(model, &path);
             models.push(self.step(&id, format!("model {}", model.name), checked).await?);
         }
+        self.prepare.fits(&manifest)?;
         let now = self.now_unix_ms();
         let version = self.registry.publish(&tenant, PackageManifest::clone(&manifest), models, alias, now);
         version.await.map(|v| v.number).map_err(|e| {

@@ -12,8 +12,9 @@ pub use prepare::{Prepare, PrepareError};
 pub use receive::ReceiveError;
 
 use crate::db::{Db, DbError};
+use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use vesta_core::manifest::{BlobRef, PackageManifest};
 use vesta_core::{Digest, TenantName};
@@ -25,6 +26,8 @@ pub enum ArtifactError {
     Db(#[from] DbError),
     #[error("blob store: {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error("an uploaded file is damaged on disk and was set aside: deploy the function again")]
+    Damaged,
 }
 
 impl From<sqlx::Error> for ArtifactError {
@@ -65,6 +68,28 @@ impl Artifacts {
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.blobs.join(&hex[..2]).join(hex)
+    }
+
+    /// Reads a blob as a whole to see whether it is what was uploaded. One that is not is set aside, so that it can be uploaded again.
+    pub async fn verify(&self, digest: Digest) -> Result<(), ArtifactError> {
+        let path = self.blob_path(&digest);
+        let checking = tokio::task::spawn_blocking(move || {
+            let mut hash = Sha256::new();
+            let mut file = std::fs::File::open(&path).map_err(at(&path))?;
+            let mut piece = vec![0; 1 << 20];
+            loop {
+                match file.read(&mut piece).map_err(at(&path))? {
+                    0 => break,
+                    n => hash.update(&piece[..n]),
+                }
+            }
+            if Digest::from_bytes(hash.finalize().into()) == digest {
+                return Ok(());
+            }
+            std::fs::rename(&path, path.with_extension("damaged")).map_err(at(&path))?;
+            Err(ArtifactError::Damaged)
+        });
+        checking.await.expect("reading a file does not panic, and is not cancelled")
     }
 
     /// The blobs of a package that the tenant has not uploaded before.

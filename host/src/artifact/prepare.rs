@@ -31,6 +31,8 @@ pub trait Prepare: Send + Sync {
         model: &'a ModelRef,
         blob: &'a Path,
     ) -> BoxFuture<'a, Result<serde_json::Value, PrepareError>>;
+    /// Whether what was prepared of a package fits into this host at all.
+    fn fits(&self, manifest: &PackageManifest) -> Result<(), PrepareError>;
     /// Drops whatever was prepared of a blob that is being deleted.
     fn discard(&self, digest: &Digest);
 }

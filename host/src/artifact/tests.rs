@@ -4,7 +4,6 @@ use crate::db::testing;
 use crate::registry::Registry;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use sha2::Digest as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -30,6 +29,10 @@ struct TestPrepare {
 }
 
 impl Prepare for TestPrepare {
+    fn fits(&self, _: &PackageManifest) -> Result<(), PrepareError> {
+        Ok(())
+    }
+
     fn component<'a>(
         &'a self,
         _: &'a PackageManifest,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use vesta_core::FunctionName;
+use vesta_core::lifecycle::ColdStartParts;
 use vesta_core::manifest::{BlobRef, PackageManifest};
 
 #[derive(Debug, Deserialize)]
@@ -60,6 +61,55 @@ pub struct FunctionDetail {
     #[serde(default)]
     pub aliases: BTreeMap<String, u32>,
     pub versions: Vec<VersionInfo>,
+    #[serde(default)]
+    pub standing: Option<Standing>,
+}
+
+/// How the live version stands on the host.
+#[derive(Debug, Deserialize)]
+pub struct Standing {
+    #[serde(default)]
+    pub invocations: u32,
+    #[serde(default)]
+    pub resident_bytes: u64,
+    #[serde(default)]
+    pub kept_by_minimum: bool,
+    pub keep_alive: KeepAlive,
+    #[serde(default)]
+    pub cold_start: Option<ColdStartParts>,
+    #[serde(default)]
+    pub refused: Option<Refused>,
+}
+
+/// Why it is kept. Times are milliseconds after the last request.
+#[derive(Debug, Deserialize)]
+pub struct KeepAlive {
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub age_ms: Option<u64>,
+    #[serde(default)]
+    pub index: f64,
+    #[serde(default)]
+    pub price: f64,
+    #[serde(default)]
+    pub cold_ms: f64,
+    #[serde(default)]
+    pub resident_mb: f64,
+    #[serde(default)]
+    pub kept_until_ms: u64,
+    #[serde(default)]
+    pub prewarm_at_ms: Option<u64>,
+    #[serde(default)]
+    pub prewarmed_until_ms: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Refused {
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub retry_after_ms: u64,
 }
 
 #[derive(Debug, Deserialize)]

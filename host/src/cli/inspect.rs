@@ -1,6 +1,6 @@
 //! `vesta inspect`
 
-use super::api::{self, VersionInfo, short_time};
+use super::api::{self, Standing, VersionInfo, short_time};
 use super::client::Client;
 use super::config::Connection;
 use super::exit::{Exit, Failure};
@@ -43,10 +43,66 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
         let rows = function.versions.iter().map(|v| version_row(v, &function.aliases)).collect();
         output::line(output::table(&[">VERSION", "ALIASES", "CREATED", ">SIZE", ">MODELS"], rows))?;
     }
+    if let (None, Some(standing)) = (&args.target.selector, &function.standing) {
+        output::line(stands(standing))?;
+    }
     let Some(version) = version else { return Ok(()) };
     match function.versions.iter().find(|v| v.version == version) {
         Some(info) => output::line(describe(info)),
         None => Err(Failure::error(Exit::NotFound, format!("{name} has no version {version}"))),
+    }
+}
+
+/// What the live version holds on the host, why, until when, and at what cost.
+fn stands(s: &Standing) -> String {
+    let ms = |ns: u64| format!("{:.1} ms", ns as f64 / 1e6);
+    let mut pairs = Vec::new();
+    if s.resident_bytes > 0 {
+        pairs.push((
+            "in memory",
+            format!("{}, {} running or waiting", output::size(s.resident_bytes), s.invocations),
+        ));
+    }
+    pairs.push(("kept", kept(s)));
+    if let Some(cold) = &s.cold_start {
+        let mut parts =
+            vec![format!("{} for code, {}", ms(cold.code.wall_ns), output::size(cold.code.mapped_bytes))];
+        for model in &cold.models {
+            let shared = if model.shared { ", shared" } else { "" };
+            let (name, size) = (output::printable(&model.name), output::size(model.mapped_bytes));
+            parts.push(format!("{} for model {name}, {size}{shared}", ms(model.wall_ns)));
+        }
+        parts.extend(cold.instance_ns.map(|ns| format!("{} for the first instance", ms(ns))));
+        parts.extend(cold.read_ahead_ns.map(|ns| format!("{} of reading ahead beside it", ms(ns))));
+        pairs.push(("cold start", format!("{}: {}", ms(cold.wall_ns), parts.join("; "))));
+    }
+    if let Some(refused) = &s.refused {
+        let wait = format_duration_ms(refused.retry_after_ms);
+        pairs
+            .push(("cannot start", format!("{}; tried again in {wait}", output::printable(&refused.reason))));
+    }
+    output::pairs(&pairs)
+}
+
+fn kept(s: &Standing) -> String {
+    let k = &s.keep_alive;
+    // Whole seconds say enough of anything longer.
+    let time = |ms: u64| format_duration_ms(if ms < 10_000 { ms } else { ms / 1_000 * 1_000 });
+    if s.kept_by_minimum {
+        return "always (scaling.minimum)".into();
+    }
+    let Some(age) = k.age_ms else { return "not at all: nobody has asked for it".into() };
+    let until = format!("{} after its last request, which was {} ago", time(k.kept_until_ms), time(age));
+    let worth = format!(
+        "keeping it saves {:.1e} ms of cold start per MB and second, memory costs {:.1e} ({:.1} ms, {:.1} MB)",
+        k.index, k.price, k.cold_ms, k.resident_mb
+    );
+    match (k.reason.as_str(), k.prewarm_at_ms, k.prewarmed_until_ms) {
+        ("fixed", ..) => format!("{until}: scaling.keep_alive"),
+        (_, Some(from), Some(to)) => {
+            format!("{until}, and again from {} to {}: {worth}", time(from), time(to))
+        }
+        _ => format!("{until}: {worth}"),
     }
 }
 
@@ -87,7 +143,13 @@ fn describe(v: &VersionInfo) -> String {
         ("concurrency", l.concurrency.to_string()),
         (
             "kept warm",
-            format!("{}, at least {}", format_duration_ms(m.scaling.keep_alive_ms), m.scaling.minimum),
+            format!(
+                "{}, at least {}",
+                m.scaling
+                    .keep_alive_ms
+                    .map_or("as long as it is worth its memory".into(), format_duration_ms),
+                m.scaling.minimum
+            ),
         ),
         (
             "instances",

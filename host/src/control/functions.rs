@@ -11,7 +11,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 use vesta_core::TenantName;
-use vesta_core::lifecycle;
+use vesta_core::keepalive::Explanation;
+use vesta_core::lifecycle::{self, ColdStartParts};
 use vesta_core::manifest::PackageManifest;
 
 #[derive(Serialize, ToSchema)]
@@ -68,6 +69,51 @@ pub struct FunctionDetail {
     aliases: BTreeMap<String, u32>,
     /// Oldest first.
     versions: Vec<VersionInfo>,
+    /// How the live version stands on this host. Null until it is asked for.
+    standing: Option<Standing>,
+}
+
+/// How a version stands on this host: what it holds, why it is kept, until when, and at what cost.
+#[derive(Serialize, ToSchema)]
+pub struct Standing {
+    /// Invocations that run or wait.
+    invocations: u32,
+    /// Code and models in memory, shared ones included, in bytes; 0 while it is cold.
+    resident_bytes: u64,
+    /// Whether `scaling.minimum` keeps it warm, whatever the policy says.
+    kept_by_minimum: bool,
+    /// What the keep-alive policy makes of it. `reason` is `fixed`, `worth`, `prewarm` or `unused`; times are milliseconds after the
+    /// last request; `index` is what keeping it saves and `price` what memory costs, both in milliseconds of cold start per MB
+    /// (2^20 bytes) and second.
+    #[schema(value_type = Object)]
+    keep_alive: Explanation,
+    /// What its last cold start consisted of.
+    #[schema(value_type = Option<Object>)]
+    cold_start: Option<ColdStartParts>,
+    /// Why it could not be started, while another start is not tried.
+    refused: Option<Refused>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Refused {
+    reason: String,
+    retry_after_ms: u64,
+}
+
+impl From<lifecycle::Standing> for Standing {
+    fn from(s: lifecycle::Standing) -> Self {
+        Standing {
+            invocations: s.users,
+            resident_bytes: s.resident_bytes,
+            kept_by_minimum: s.is_kept,
+            keep_alive: s.keep_alive,
+            cold_start: s.cold_start,
+            refused: s.refused.map(|r| Refused {
+                reason: r.reason.to_string(),
+                retry_after_ms: u64::try_from(r.retry_after.as_millis()).unwrap_or(u64::MAX),
+            }),
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -93,10 +139,14 @@ impl From<&Version> for VersionInfo {
     }
 }
 
+/// Without a live version, the newest one stands for the function.
+fn shown(f: &Function) -> Option<u32> {
+    f.live().or_else(|| f.versions.keys().next_back().copied())
+}
+
 impl ControlState {
     fn summary(&self, tenant: &TenantName, f: &Function) -> FunctionSummary {
-        // Without a live version, the newest one stands for the function.
-        let shown = f.live().or_else(|| f.versions.keys().next_back().copied());
+        let shown = shown(f);
         let state = shown.map(|n| self.states.state(tenant, &f.name, n)).unwrap_or(lifecycle::State::Cold);
         let base = self.invoke_base_url.trim_end_matches('/');
         FunctionSummary {
@@ -124,6 +174,7 @@ impl ControlState {
             url: s.url,
             aliases: f.aliases.iter().map(|(alias, n)| (alias.to_string(), *n)).collect(),
             versions: f.versions.values().map(|v| VersionInfo::from(v.as_ref())).collect(),
+            standing: shown(f).and_then(|n| self.states.standing(tenant, &f.name, n)).map(Standing::from),
         }
     }
 }

@@ -52,7 +52,7 @@ struct Record {
     version: u32,
     started_unix_ns: i64,
     /// `ok`, `guest_error`, `trap`, `out_of_memory`, `cpu_limit`, `wall_limit`, `response_limit`, `request_limit`,
-    /// `client_gone`, `start_failed` or `platform_error`.
+    /// `client_gone`, `start_failed`, `host_memory` or `platform_error`.
     outcome: String,
     /// The HTTP status sent to the client.
     status: u16,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use tower::ServiceExt;
 use vesta_core::clock::SystemClock;
-use vesta_core::lifecycle::State;
+use vesta_core::lifecycle::{Standing, State};
 use vesta_core::manifest::{ModelRef, PackageManifest};
 use vesta_core::settlement::Settlement;
 use vesta_core::usage::{Phases, Quantities};
@@ -32,6 +32,10 @@ fn the_checked_in_openapi_document_is_what_the_code_says() {
 struct Parts;
 
 impl Prepare for Parts {
+    fn fits(&self, _: &PackageManifest) -> Result<(), PrepareError> {
+        Ok(())
+    }
+
     fn component<'a>(
         &'a self,
         _: &'a PackageManifest,
@@ -56,6 +60,9 @@ impl Prepare for Parts {
 impl States for Parts {
     fn state(&self, _: &TenantName, _: &FunctionName, _: u32) -> State {
         State::Warm
+    }
+    fn standing(&self, _: &TenantName, _: &FunctionName, _: u32) -> Option<Standing> {
+        None
     }
 }
 

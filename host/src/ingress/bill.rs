@@ -69,6 +69,11 @@ impl Bill {
         self.began = Some(Instant::now());
     }
 
+    /// Whether an instance was asked for.
+    pub fn has_begun(&self) -> bool {
+        self.began.is_some()
+    }
+
     /// Closes the bill. The meter must be settled. The record is safe once the ack says so.
     pub fn close(mut self, outcome: Outcome) -> (UsageRecord, Ack) {
         let record = self.record(outcome);
@@ -100,7 +105,7 @@ impl Bill {
         };
         // The platform's own failure is never billed.
         let charge = match outcome {
-            Outcome::PlatformError | Outcome::StartFailed => Charge::ZERO,
+            Outcome::PlatformError | Outcome::HostMemory | Outcome::StartFailed => Charge::ZERO,
             _ => self.ingress.prices.rate(&quantities).total(),
         };
         UsageRecord {

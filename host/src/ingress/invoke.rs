@@ -7,7 +7,6 @@ use super::request_body::RequestBody;
 use super::respond::{Client, Invoked, respond};
 use super::route::{self, Target};
 use super::{Body, Ingress, bill};
-use crate::lifecycle::Lease;
 use crate::registry::Version;
 use crate::tenancy::Identity;
 use http::uri::Authority;
@@ -63,13 +62,16 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Respon
 
     // Warm, or a cold start that all waiting requests share.
     let asked = Instant::now();
-    let lease = match ingress.activator.activate(&admitted, &bill.meter).await {
+    let loaded = match ingress.activator.activate(&admitted, &bill.meter).await {
         Ok(activation) => {
             let waited = if activation.waited { asked.elapsed().as_nanos() as u64 } else { 0 };
             bill.activated(waited, activation.cold);
-            activation.lease
+            activation.loaded
         }
-        Err(e) => return fail(bill, Outcome::StartFailed, Refusal::from(&e)).await,
+        Err(e) => {
+            let outcome = if e.is_memory() { Outcome::HostMemory } else { Outcome::StartFailed };
+            return fail(bill, outcome, Refusal::from(&e)).await;
+        }
     };
 
     // An instance, on its CPU clock and its deadline.
@@ -85,17 +87,10 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Respon
     });
     let invocation = Invocation { meter: bill.meter.clone(), logs, deadline };
     bill.begin();
-    let run = ingress.runtime.start(lease.loaded(), request, ingress.tls, invocation);
+    let run = ingress.runtime.start(loaded, request, ingress.tls, invocation);
 
     // Its answer, its end, its record.
-    let held = Held { _lease: lease, _admitted: admitted };
-    respond(Invoked { run, bill, held, limits }, client).await
-}
-
-/// What an invocation holds while it runs: a warm function and a place among its invocations.
-pub struct Held {
-    _lease: Lease,
-    _admitted: crate::lifecycle::Admitted,
+    respond(Invoked { run, bill, held: admitted, limits }, client).await
 }
 
 fn refuse(refusal: Refusal, id: InvocationId) -> Response<Body> {
@@ -109,7 +104,7 @@ fn refuse(refusal: Refusal, id: InvocationId) -> Response<Body> {
 /// Answers for a guest that gave no whole response, and records what it used.
 pub async fn fail(mut bill: Bill, outcome: Outcome, refusal: Refusal) -> Response<Body> {
     // A start that took too long goes on beside; nothing of it is charged to the request that gave up.
-    if outcome != Outcome::StartFailed {
+    if bill.has_begun() {
         bill.meter.settled().await;
     }
     bill.status = refusal.status.as_u16();

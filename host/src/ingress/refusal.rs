@@ -75,7 +75,9 @@ impl From<NotAdmitted> for Refusal {
 
 impl From<&StartError> for Refusal {
     fn from(e: &StartError) -> Self {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "start-failed", e.to_string()).retry_after(1)
+        let code = if e.is_memory() { "host-memory" } else { "start-failed" };
+        let seconds = e.retry_after().as_secs_f64().ceil().max(1.0) as u32;
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, code, e.to_string()).retry_after(seconds)
     }
 }
 
@@ -90,6 +92,7 @@ impl From<&Ended> for Refusal {
             Outcome::RequestLimit => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
             Outcome::Trap => (StatusCode::BAD_GATEWAY, "guest-trap"),
             Outcome::StartFailed => (StatusCode::SERVICE_UNAVAILABLE, "start-failed"),
+            Outcome::HostMemory => (StatusCode::SERVICE_UNAVAILABLE, "host-memory"),
             Outcome::PlatformError => (StatusCode::SERVICE_UNAVAILABLE, "platform-error"),
             Outcome::GuestError if ended.detail.contains("without sending") => {
                 (StatusCode::BAD_GATEWAY, "no-response")
@@ -98,7 +101,8 @@ impl From<&Ended> for Refusal {
                 (StatusCode::BAD_GATEWAY, "guest-error")
             }
         };
-        Refusal::new(status, code, ended.detail.clone())
+        let refusal = Refusal::new(status, code, ended.detail.clone());
+        if ended.outcome == Outcome::HostMemory { refusal.retry_after(1) } else { refusal }
     }
 }
 

@@ -1,10 +1,11 @@
 //! From a running guest to its client: held back until it can be billed in headers, or streamed.
 
 use super::bill::{self, Bill, write_headers};
-use super::invoke::{Held, fail};
+use super::invoke::fail;
 use super::refusal::{Refusal, full};
 use super::streaming::Streaming;
 use super::{Body, BrokenOff};
+use crate::lifecycle::Admitted;
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header, request, response,
@@ -46,7 +47,8 @@ impl Client {
 pub struct Invoked {
     pub run: Run,
     pub bill: Bill,
-    pub held: Held,
+    /// A place among the function's invocations, which keeps it warm.
+    pub held: Admitted,
     pub limits: Limits,
 }
 

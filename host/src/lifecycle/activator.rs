@@ -1,62 +1,108 @@
-//! From a version to a lease on a warm function: one cold start for any number of waiting requests.
+//! From a version to a warm function: one cold start for any number of waiting requests.
 
-use super::entry::{Admitted, ColdStart, Entry, Lease, NotAdmitted, Slot, StartError, Started, Warm};
-use crate::registry::Version;
+use super::entry::{Admitted, ColdStart, Entry, Owner, StartError};
+use super::functions::Functions;
+use super::prepare::EnginePreparer;
+use crate::registry::{Registry, Version};
 use dashmap::DashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
-use vesta_core::clock::Clock;
-use vesta_core::keepalive::KeepAlive;
-use vesta_core::lifecycle::State;
-use vesta_core::manifest::PackageManifest;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+use vesta_core::keepalive::Asked;
+use vesta_core::lifecycle::{Next, NotAdmitted, Standing, State, States};
 use vesta_core::{FunctionName, TenantName};
-use vesta_engine::{EngineError, LoadReport, Loaded, Meter, Runtime};
+use vesta_engine::{Loaded, Meter, Runtime};
 
-use super::prepare::EnginePreparer;
+/// Versions before a new one in which its function's arrivals are looked for.
+const FORMER_MAX: u32 = 16;
 
 /// What the lifecycle is made of.
 pub struct Lifecycle {
+    pub functions: Arc<Functions>,
+    pub registry: Arc<Registry>,
     pub runtime: Arc<Runtime>,
     pub preparer: Arc<EnginePreparer>,
-    pub policy: Arc<dyn KeepAlive>,
-    pub clock: Arc<dyn Clock>,
     /// Longest wait of a request for a cold start, in seconds.
     pub start_seconds_max: u64,
 }
 
-/// A warm function, and how it became so.
+/// A warm function, and how it became so. It stays warm while the place lives that it was made for.
 pub struct Activation {
-    pub lease: Lease,
+    pub loaded: Arc<Loaded>,
     /// Whether the caller waited for a cold start, its own or another's.
     pub waited: bool,
     /// The cold start that this call triggered.
     pub cold: Option<ColdStart>,
 }
 
-/// The functions of this host that are not cold, and those that are being started.
+type Key = (TenantName, FunctionName, u32);
+
+/// The versions that were asked for on this host.
 pub struct Activator {
     pub(super) parts: Lifecycle,
-    pub(super) table: DashMap<(TenantName, FunctionName, u32), Arc<Entry>>,
-    pub(super) became_warm: Notify,
+    pub(super) functions: Arc<Functions>,
+    table: DashMap<Key, Arc<Entry>>,
+    /// Whose turn it is to have room made.
+    pub(super) room: Semaphore,
 }
 
 impl Activator {
     pub fn new(parts: Lifecycle) -> Arc<Activator> {
-        Arc::new(Activator { parts, table: DashMap::new(), became_warm: Notify::new() })
+        let functions = parts.functions.clone();
+        Arc::new(Activator { parts, functions, table: DashMap::new(), room: Semaphore::new(1) })
     }
 
     /// Takes one of the function's places, if there is one.
     pub fn admit(&self, version: &Arc<Version>) -> Result<Admitted, NotAdmitted> {
-        let key = (version.tenant.clone(), version.function.clone(), version.number);
-        if let Some(entry) = self.table.get(&key) {
-            return entry.admit();
-        }
-        // Admitted under the table's lock: the reaper cannot take the entry out in between.
-        self.table.entry(key).or_insert_with(|| Entry::new(version.clone())).admit()
+        let entry = self.entry(version).ok_or(NotAdmitted::Draining)?;
+        entry.admit(self.functions.now(), version.manifest.limits.concurrency)?;
+        Ok(Admitted { entry, functions: self.functions.clone() })
     }
 
-    /// A lease on the warm function, after a cold start if need be. The start that this call triggered is
+    /// Where a version stands. None if it was deleted meanwhile.
+    pub(super) fn entry(&self, version: &Arc<Version>) -> Option<Arc<Entry>> {
+        let (tenant, function, number) = (&version.tenant, &version.function, version.number);
+        let key = |number| (tenant.clone(), function.clone(), number);
+        if let Some(entry) = self.table.get(&key(number)) {
+            return Some(entry.clone());
+        }
+        let former =
+            (1..number).rev().take(FORMER_MAX as usize).find_map(|n| Some(self.table.get(&key(n))?.clone()));
+        let keep_alive = version.manifest.scaling.keep_alive_ms.map(Duration::from_millis);
+        let asked = Asked { keep_alive, ..Asked::default() };
+        let owner = Owner { version: version.clone(), ended: watch::Sender::new(None) };
+        let entry = self.functions.fleet.slot(owner, asked, former.as_deref());
+        let entry = self.table.entry(key(number)).or_insert(entry).clone();
+        // Of a version that was deleted before it stood in the table nobody tells us again.
+        if self.parts.registry.resolve(tenant.as_str(), function.as_str(), Some(&number.to_string())).is_err()
+        {
+            self.forget(&key(number));
+            return None;
+        }
+        Some(entry)
+    }
+
+    /// A version was deleted: nothing of it begins any more, and what runs is let finish.
+    pub(super) fn forget(&self, key: &Key) {
+        if let Some((_, entry)) = self.table.remove(key) {
+            self.functions.fleet.delete(&entry);
+        }
+    }
+
+    /// Forgets all versions that are not in the registry any more.
+    pub(super) fn forget_deleted(&self) {
+        let is_gone = |(tenant, function, number): &Key| {
+            self.parts
+                .registry
+                .resolve(tenant.as_str(), function.as_str(), Some(&number.to_string()))
+                .is_err()
+        };
+        let gone: Vec<Key> = self.table.iter().map(|e| e.key().clone()).filter(is_gone).collect();
+        gone.iter().for_each(|key| self.forget(key));
+    }
+
+    /// The warm function, after a cold start if need be. The start that this call triggered is
     /// reported, and billed to `meter`; a call that finds one under way waits for it.
     ///
     /// A start goes on when its caller goes away: others may wait for it.
@@ -65,104 +111,41 @@ impl Activator {
         admitted: &Admitted,
         meter: &Arc<Meter>,
     ) -> Result<Activation, StartError> {
-        let entry = &admitted.0;
-        let (mut waiting, triggered) = {
-            let mut slot = entry.slot();
-            match &mut *slot {
-                Slot::Warm(warm) => {
-                    warm.running += 1;
-                    let lease = self.lease(entry, warm.loaded.clone());
-                    return Ok(Activation { lease, waited: false, cold: None });
-                }
-                Slot::Warming(waiting) => (waiting.clone(), false),
-                Slot::Cold => {
-                    let (started, waiting) = watch::channel(None);
-                    *slot = Slot::Warming(waiting.clone());
-                    meter.begin_beside();
-                    tokio::spawn(self.clone().start(entry.clone(), meter.clone(), started));
-                    (waiting, true)
-                }
-            }
-        };
-        let limit = self.parts.start_seconds_max;
-        let wait = tokio::time::timeout(Duration::from_secs(limit), waiting.wait_for(Option::is_some));
-        let started = match wait.await {
-            Err(_) => return Err(StartError::TimedOut(limit)),
-            Ok(Err(_)) => return Err(StartError::Failed("the start was abandoned".into())),
-            Ok(Ok(started)) => started.clone().unwrap_or(Err(StartError::Failed("no result".into()))),
-        };
-        let (loaded, cold) = started?;
-        match &mut *entry.slot() {
-            Slot::Warm(warm) if Arc::ptr_eq(&warm.loaded, &loaded) => warm.running += 1,
-            // Let go again before this waiter ran: its own reference brings it back.
-            slot @ Slot::Cold => *slot = Slot::Warm(self.warm(&loaded, cold, 1)),
-            // Already started anew: this lease lives beside that one.
-            _ => {}
+        let entry = &admitted.entry;
+        let mut next = entry.request(self.functions.now());
+        if let Next::Run(warm) = next {
+            return Ok(Activation { loaded: warm.0, waited: false, cold: None });
         }
-        Ok(Activation { lease: self.lease(entry, loaded), waited: true, cold: triggered.then_some(cold) })
-    }
-
-    fn lease(&self, entry: &Arc<Entry>, loaded: Arc<Loaded>) -> Lease {
-        Lease { entry: entry.clone(), loaded, clock: self.parts.clock.clone() }
-    }
-
-    fn warm(&self, loaded: &Arc<Loaded>, cold: ColdStart, running: u32) -> Warm {
-        let idle_since = self.parts.clock.now();
-        let cold_start_cpu = Duration::from_nanos(cold.cpu_ns);
-        Warm { loaded: loaded.clone(), running, idle_since, cold_start_cpu }
-    }
-
-    async fn start(
-        self: Arc<Self>,
-        entry: Arc<Entry>,
-        meter: Arc<Meter>,
-        started: watch::Sender<Option<Started>>,
-    ) {
-        let begun = std::time::Instant::now();
-        let result = self.load(&entry.version.manifest).await;
-        let result = result.map(|(loaded, report)| {
-            let cold = ColdStart {
-                wall_ns: begun.elapsed().as_nanos() as u64,
-                cpu_ns: report.cpu_ns,
-                code_ns: report.code_ns,
-                models_ns: report.models_ns,
-            };
-            meter.cold_start_ran(report.cpu_ns);
-            (Arc::new(loaded), cold)
-        });
-        meter.end_beside();
-        let result = result.map_err(|e| {
-            tracing::error!(tenant = %entry.version.tenant, function = %entry.version.function,
-                version = entry.version.number, error = %e, "cold start failed");
-            StartError::Failed(e.to_string())
-        });
-        *entry.slot() = match &result {
-            Ok((loaded, cold)) => Slot::Warm(self.warm(loaded, *cold, 0)),
-            Err(_) => Slot::Cold,
-        };
-        let _ = started.send(Some(result));
-        self.became_warm.notify_one();
-    }
-
-    /// Loads a function; where its prepared files are missing or were made by another version of the host, they
-    /// are made anew first.
-    async fn load(&self, manifest: &PackageManifest) -> Result<(Loaded, LoadReport), EngineError> {
-        let first = self.load_blocking(manifest).await;
-        match first {
-            Err(e) if e.wants_preparation() => {
-                tracing::info!(function = %manifest.name, reason = %e, "preparing the function anew");
-                self.parts.preparer.prepare_all(manifest).await?;
-                self.load_blocking(manifest).await
-            }
-            result => result,
+        let seconds = self.parts.start_seconds_max;
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        let mut ended = entry.owner.ended.subscribe();
+        if matches!(next, Next::Wait) {
+            // The start may have ended before this call listened.
+            next = entry.request(self.functions.now());
         }
-    }
-
-    async fn load_blocking(&self, manifest: &PackageManifest) -> Result<(Loaded, LoadReport), EngineError> {
-        let runtime = self.parts.runtime.clone();
-        let manifest = manifest.clone();
-        let loading = tokio::task::spawn_blocking(move || runtime.load(&manifest));
-        loading.await.unwrap_or_else(|e| Err(EngineError::Runtime(e.to_string())))
+        let (mut triggered, mut cold) = (false, None);
+        loop {
+            match next {
+                Next::Run(warm) => return Ok(Activation { loaded: warm.0, waited: true, cold }),
+                Next::Refuse(refused) => return Err(refused.into()),
+                Next::Start => {
+                    triggered = true;
+                    tokio::spawn(self.clone().start(entry.clone(), meter.clone()));
+                }
+                Next::Wait => {}
+            }
+            match timeout_at(deadline, ended.changed()).await {
+                Err(_) => return Err(StartError::TimedOut(seconds)),
+                Ok(Err(_)) => return Err(StartError::Failed("the start was abandoned".into())),
+                Ok(Ok(())) => {}
+            }
+            match &*ended.borrow_and_update() {
+                Some(Ok(start)) => cold = triggered.then_some(*start),
+                Some(Err(e)) => return Err(e.clone()),
+                None => {}
+            }
+            next = entry.request(self.functions.now());
+        }
     }
 
     /// How many functions stand in each state.
@@ -171,9 +154,14 @@ impl Activator {
     }
 }
 
-impl vesta_core::lifecycle::States for Activator {
+impl States for Activator {
     fn state(&self, tenant: &TenantName, function: &FunctionName, version: u32) -> State {
         let key = (tenant.clone(), function.clone(), version);
         self.table.get(&key).map_or(State::Cold, |entry| entry.state())
+    }
+
+    fn standing(&self, tenant: &TenantName, function: &FunctionName, version: u32) -> Option<Standing> {
+        let entry = self.table.get(&(tenant.clone(), function.clone(), version))?.clone();
+        Some(self.functions.fleet.standing(&entry, self.functions.now()))
     }
 }

@@ -1,15 +1,18 @@
-//! Which functions are in memory, and why: cold starts, keep-alive, draining.
-//!
-//! ```text
-//! ingress ──admit──▶ Entry ──activate──▶ Lease ──(runs)──▶ dropped ──▶ idle ──reaper──▶ cold
-//! ```
+//! Functions become warm and cold: one cold start for all who wait, within the host's memory, and let go when they are not
+//! worth it any more. The decisions are [`vesta_core::lifecycle`]'s; here is what waits, loads and sleeps.
 
 mod activator;
 mod entry;
+mod follow;
+mod functions;
 mod prepare;
 mod reaper;
+mod start;
 
 pub use activator::{Activation, Activator, Lifecycle};
-pub use entry::{Admitted, ColdStart, Lease, NotAdmitted, StartError};
+pub use entry::{Admitted, ColdStart, StartError};
+pub use follow::follow_registry;
+pub use functions::Functions;
 pub use prepare::EnginePreparer;
-pub use reaper::{follow_registry, reap};
+pub use reaper::reap;
+pub use vesta_core::lifecycle::NotAdmitted;

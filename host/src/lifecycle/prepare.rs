@@ -1,13 +1,15 @@
 //! Prepares what was uploaded, at deploy or when the host's version changed: fills the artifact room's trait.
 
-use crate::artifact::{Artifacts, Prepare, PrepareError};
+use crate::artifact::{ArtifactError, Artifacts, Prepare, PrepareError};
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore};
 use vesta_core::Digest;
 use vesta_core::manifest::{ModelRef, PackageManifest};
+use vesta_core::memory::{Kind, Memory};
 use vesta_engine::{EngineError, ModelInfo, Runtime};
 
 /// Children that prepare at once; each may use a core and its memory limit.
@@ -17,18 +19,27 @@ const CHILDREN_MAX: usize = 2;
 pub struct EnginePreparer {
     runtime: Arc<Runtime>,
     artifacts: Arc<Artifacts>,
+    memory: Arc<Memory>,
     under_way: DashMap<Digest, Arc<Mutex<()>>>,
     children: Semaphore,
 }
 
 impl EnginePreparer {
-    pub fn new(runtime: Arc<Runtime>, artifacts: Arc<Artifacts>) -> Arc<EnginePreparer> {
+    pub fn new(runtime: Arc<Runtime>, artifacts: Arc<Artifacts>, memory: Arc<Memory>) -> Arc<EnginePreparer> {
         let children = Semaphore::new(CHILDREN_MAX);
-        Arc::new(EnginePreparer { runtime, artifacts, under_way: DashMap::new(), children })
+        Arc::new(EnginePreparer { runtime, artifacts, memory, under_way: DashMap::new(), children })
     }
 
-    /// Prepares all that a package consists of.
-    pub async fn prepare_all(&self, manifest: &PackageManifest) -> Result<(), EngineError> {
+    /// Prepares what is missing of a package, from blobs that are still what was uploaded.
+    pub async fn restore(&self, manifest: &PackageManifest) -> Result<(), EngineError> {
+        for blob in manifest.blobs() {
+            self.artifacts.verify(blob.digest).await.map_err(|e| {
+                tracing::error!(digest = %blob.digest, error = %e, "an uploaded file cannot be used");
+                // A path is nothing to tell a client.
+                let told = matches!(e, ArtifactError::Damaged).then(|| e.to_string());
+                EngineError::Runtime(told.unwrap_or_else(|| "an uploaded file cannot be read".into()))
+            })?;
+        }
         let blob = self.artifacts.blob_path(&manifest.component.digest);
         self.prepare_component(manifest, &blob).await?;
         for model in &manifest.models {
@@ -98,6 +109,24 @@ impl Prepare for EnginePreparer {
                 "notes": info.notes,
             }))
         })
+    }
+
+    fn fits(&self, manifest: &PackageManifest) -> Result<(), PrepareError> {
+        let parts = self.runtime.parts(manifest).map_err(refusal)?;
+        let mut seen = HashSet::new();
+        let bytes = |of: Kind, seen: &mut HashSet<Digest>| -> u64 {
+            parts.iter().filter(|p| p.kind == of && seen.insert(p.digest)).map(|p| p.bytes).sum()
+        };
+        let (code, models) = (bytes(Kind::Code, &mut seen), bytes(Kind::Models, &mut seen));
+        let (needed, budget) = (code + models, self.memory.budget());
+        if needed <= budget {
+            return Ok(());
+        }
+        let detail = format!(
+            "the function needs {needed} bytes while it is warm (code {code}, models {models}), and the whole memory budget \
+             of this host is {budget} bytes (memory in its configuration)"
+        );
+        Err(PrepareError { code: "memory-budget".into(), detail, platform: false })
     }
 
     fn discard(&self, digest: &Digest) {

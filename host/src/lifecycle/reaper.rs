@@ -1,102 +1,67 @@
-//! Lets idle functions go, keeps those that are to stay, and follows what is deployed and deleted.
+//! Does what keep-alive and the memory budget want, when they want it. While nothing is warm or due, it sleeps.
 
 use super::activator::Activator;
-use super::entry::{Entry, Slot};
-use crate::registry::{Registry, RegistryEvent, Version};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::broadcast::error::RecvError;
-use vesta_core::keepalive::{Asked, BASE_PRICE, History};
+use tokio::time::{Instant, sleep_until};
+use vesta_core::memory::{Grant, Kind};
 use vesta_engine::Meter;
 
-/// How exactly keep-alive ends. While nothing is warm the reaper sleeps for good.
-const TICK: Duration = Duration::from_millis(50);
+/// How often the kernel is asked what the process holds, while anything is warm.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// All plans are made anew when the price of memory has changed by this factor.
+const PRICE_STEP: f64 = 1.05;
 
-/// Runs for as long as the host: ends the keep-alive of idle functions.
-pub async fn reap(activator: Arc<Activator>, registry: Arc<Registry>) {
+/// Runs for as long as the host.
+pub async fn reap(activator: Arc<Activator>) {
+    let functions = activator.functions.clone();
+    let mut price = functions.fleet.price();
+    let mut next_sample = Instant::now();
     loop {
-        let warmed = activator.became_warm.notified();
-        if activator.table.is_empty() {
-            warmed.await;
+        for entry in functions.fleet.due(functions.now()).prewarm {
+            // Nobody asked for it: the meter is the platform's own and bills nobody.
+            tokio::spawn(activator.clone().start(entry, Arc::new(Meter::default())));
         }
-        tokio::time::sleep(TICK).await;
-        let entries: Vec<Arc<Entry>> = activator.table.iter().map(|e| e.clone()).collect();
-        for entry in entries {
-            end_idle_instances(&entry);
-            if !is_to_stay(&registry, &entry.version) {
-                let_go_if_idle(&activator, &entry);
+        let due = functions.fleet.next_due().map(|at| Instant::now() + at.saturating_sub(functions.now()));
+        let sample = (functions.fleet.warm() > 0).then_some(next_sample);
+        tokio::select! {
+            () = at(due) => {}
+            () = functions.woken.notified() => {}
+            () = at(sample) => {
+                look_at_memory(&activator, &mut price);
+                activator.parts.runtime.end_overdue_instances();
+                next_sample = Instant::now() + SAMPLE;
             }
         }
-        activator.table.retain(|_, entry| !entry.is_unused());
     }
 }
 
-/// An instance without a request goes as the whole function does; others of its function may be busy.
-fn end_idle_instances(entry: &Entry) {
-    let scaling = &entry.version.manifest.scaling;
-    if scaling.reuse == 1 {
-        return;
-    }
-    let loaded = match &*entry.slot() {
-        Slot::Warm(warm) => warm.loaded.clone(),
-        _ => return,
-    };
-    loaded.end_idle_instances(Duration::from_millis(scaling.keep_alive_ms));
-}
-
-fn let_go_if_idle(activator: &Activator, entry: &Entry) {
-    let now = activator.parts.clock.now();
-    let mut slot = entry.slot();
-    let Slot::Warm(warm) = &*slot else { return };
-    let keep_alive = Duration::from_millis(entry.version.manifest.scaling.keep_alive_ms);
-    let asked = Asked { keep_alive: Some(keep_alive), ..Asked::default() };
-    let mut history = History::new();
-    history.started(warm.cold_start_cpu, warm.loaded.resident_bytes());
-    let plan = activator.parts.policy.plan(&history, &asked, BASE_PRICE);
-    if warm.running == 0 && now >= warm.idle_since.saturating_add(plan.linger) {
-        // Unmapped outside the lock: it takes a while.
-        let gone = std::mem::replace(&mut *slot, Slot::Cold);
-        drop(slot);
-        drop(gone);
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
-/// A live version with a minimum is never let go.
-fn is_to_stay(registry: &Registry, version: &Version) -> bool {
-    version.manifest.scaling.minimum > 0
-        && registry
-            .resolve(version.tenant.as_str(), version.function.as_str(), None)
-            .is_ok_and(|live| live.number == version.number)
-}
-
-/// Runs for as long as the host: drains what is deleted and warms what is to stay warm.
-pub async fn follow_registry(activator: Arc<Activator>, registry: Arc<Registry>) {
-    let mut events = registry.subscribe();
-    loop {
-        for version in registry.all_versions() {
-            if is_to_stay(&registry, &version) {
-                warm_up(&activator, &version);
-            }
-        }
-        match events.recv().await {
-            Ok(RegistryEvent::VersionRemoved { tenant, function, number }) => {
-                if let Some((_, entry)) = activator.table.remove(&(tenant, function, number)) {
-                    entry.drain();
-                }
-            }
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return,
-        }
+/// What the process holds beside what is counted is taken from the budget, and makes memory dear.
+fn look_at_memory(activator: &Activator, price: &mut f64) {
+    let functions = &activator.functions;
+    let memory = functions.memory();
+    if let Some(private) = private_bytes() {
+        let counted = memory.taken_for(Kind::Instances) + memory.taken_for(Kind::Buffers);
+        memory.observe_uncounted(private.saturating_sub(counted));
+    }
+    functions.fleet.relieve(functions.now());
+    let new = functions.fleet.price();
+    if new > *price * PRICE_STEP || new < *price / PRICE_STEP {
+        *price = new;
+        functions.fleet.review_all(functions.now());
     }
 }
 
-fn warm_up(activator: &Arc<Activator>, version: &Arc<Version>) {
-    let activator = activator.clone();
-    let version = version.clone();
-    tokio::spawn(async move {
-        // Nobody asked for it: the meter is the platform's own and bills nobody.
-        if let Ok(admitted) = activator.admit(&version) {
-            let _ = activator.activate(&admitted, &Arc::new(Meter::default())).await;
-        }
-    });
+/// Private memory of this process that is in the machine's, in bytes. Mapped files are not in it: the kernel can take them back.
+fn private_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

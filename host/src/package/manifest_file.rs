@@ -200,9 +200,7 @@ fn read_scaling(mut section: Section<'_, '_>) -> Scaling {
     let default = Scaling::default();
     let read = Scaling {
         minimum: small(section.integer("minimum", (0, u64::from(limits::MINIMUM_MAX))), default.minimum),
-        keep_alive_ms: section
-            .duration_ms("keep_alive", (0, limits::KEEP_ALIVE_MS_MAX))
-            .unwrap_or(default.keep_alive_ms),
+        keep_alive_ms: section.duration_ms("keep_alive", (0, limits::KEEP_ALIVE_MS_MAX)),
         reuse: small(section.integer("reuse", limits::REUSE), default.reuse),
     };
     section.finish(&["minimum", "keep_alive", "reuse"]);

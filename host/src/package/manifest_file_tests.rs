@@ -50,7 +50,7 @@ fn every_key_reaches_the_manifest() {
             concurrency: 16,
         }
     );
-    assert_eq!(m.scaling, Scaling { minimum: 1, keep_alive_ms: 7_200_000, reuse: 100 });
+    assert_eq!(m.scaling, Scaling { minimum: 1, keep_alive_ms: Some(7_200_000), reuse: 100 });
     assert_eq!(m.outbound, ["api.example.com:443"]);
     assert_eq!(m.variables["GREETING"], "hi");
 }

@@ -1,6 +1,6 @@
 //! Health and metrics, on the control listener and without a key.
 
-use crate::lifecycle::Activator;
+use crate::lifecycle::{Activator, Functions};
 use crate::metering::Journal;
 use crate::telemetry::metrics::{Metrics, Readings};
 use axum::Router;
@@ -11,12 +11,14 @@ use axum::routing::get;
 use std::sync::Arc;
 use tokio::sync::watch;
 use vesta_core::lifecycle::State as Lifecycle;
+use vesta_core::memory::{Grant, Kind};
 use vesta_engine::cpu;
 
 #[derive(Clone)]
 pub struct Ops {
     pub metrics: Arc<Metrics>,
     pub activator: Arc<Activator>,
+    pub functions: Arc<Functions>,
     pub journal: Journal,
     /// `true` once the host drains.
     pub stopping: watch::Receiver<bool>,
@@ -46,12 +48,20 @@ async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
     let states = ops.activator.states();
     let count = |state| states.iter().filter(|s| **s == state).count() as i64;
     let seconds = |ns: u64| ns as f64 / 1e9;
+    let memory = ops.functions.memory();
+    let mut memory_bytes: Vec<_> = Kind::ALL.map(|kind| (kind.as_str(), memory.taken_for(kind))).into();
+    memory_bytes.push(("uncounted", memory.uncounted()));
+    let (evicted, refused) = ops.functions.evicted_and_refused();
     let now = Readings {
         process_cpu_s: seconds(cpu.process_ns),
         billed_cpu_s: seconds(cpu.billed_ns),
         platform_cpu_s: seconds(cpu.platform_ns()),
         warm: count(Lifecycle::Warm),
         warming: count(Lifecycle::Warming),
+        memory_bytes,
+        memory_budget_bytes: memory.budget(),
+        evicted,
+        memory_refused: refused,
         journal_healthy: ops.journal.is_healthy(),
     };
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -4,7 +4,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
@@ -22,6 +22,11 @@ struct OutcomeLabels {
     tenant: String,
     function: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
 }
 
 type Durations = Family<FunctionLabels, Histogram, fn() -> Histogram>;
@@ -47,6 +52,13 @@ pub struct Readings {
     /// Functions in memory.
     pub warm: i64,
     pub warming: i64,
+    /// Bytes of the memory budget in use, by what for; and the budget.
+    pub memory_bytes: Vec<(&'static str, u64)>,
+    pub memory_budget_bytes: u64,
+    /// Functions let go to make room for others.
+    pub evicted: u64,
+    /// Starts and invocations refused for want of memory.
+    pub memory_refused: u64,
     /// Usage records that the ledger does not have yet.
     pub journal_healthy: bool,
 }
@@ -118,9 +130,26 @@ impl Metrics {
             "CPU time of the platform's threads beside billed work",
             now.platform_cpu_s,
         );
+        let memory = Family::<KindLabels, Gauge>::default();
+        for (kind, bytes) in &now.memory_bytes {
+            memory.get_or_create(&KindLabels { kind }).set(i64::try_from(*bytes).unwrap_or(i64::MAX));
+        }
+        let help = "Memory in use, by what for; uncounted is what the process holds beside";
+        readings.register_with_unit("vesta_memory", help, Unit::Bytes, memory);
+        let mut count = |name: &str, help: &str, value: u64| {
+            readings.register(name, help, ConstCounter::new(value));
+        };
+        count("vesta_evictions", "Functions let go to make room for others", now.evicted);
+        count(
+            "vesta_memory_refusals",
+            "Starts and invocations refused for want of memory",
+            now.memory_refused,
+        );
         let mut gauge = |name: &str, help: &str, value: i64| {
             readings.register(name, help, ConstGauge::new(value));
         };
+        let budget = i64::try_from(now.memory_budget_bytes).unwrap_or(i64::MAX);
+        gauge("vesta_memory_budget_bytes", "The memory budget of this host", budget);
         gauge("vesta_functions_warm", "Functions in memory", now.warm);
         gauge("vesta_functions_warming", "Functions that are being started", now.warming);
         gauge(

@@ -25,7 +25,8 @@ const KEPT_RETRY: Duration = Duration::from_secs(5);
 const ROUNDS_MAX: usize = 8;
 
 /// One version of a function in a fleet.
-pub struct Slot<L> {
+pub struct Slot<L: Resident> {
+    pub owner: L::Owner,
     id: u64,
     asked: Asked,
     function: Mutex<Function<L>>,
@@ -54,17 +55,18 @@ impl<L: Resident> Slot<L> {
 }
 
 /// All functions of a host.
-pub struct Fleet<L> {
+pub struct Fleet<L: Resident> {
     memory: Arc<Memory>,
     policy: Arc<dyn KeepAlive>,
     book: Mutex<Book<L>>,
     next_id: AtomicU64,
     evicted: AtomicU64,
+    refused: AtomicU64,
     /// Called when there is something to do earlier than [`Fleet::next_due`] said.
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
-struct Book<L> {
+struct Book<L: Resident> {
     agenda: Agenda,
     warm: HashSet<u64>,
     /// Those that are warm or on the agenda.
@@ -72,7 +74,7 @@ struct Book<L> {
 }
 
 /// A function that could be let go.
-struct Idle<L> {
+struct Idle<L: Resident> {
     slot: Arc<Slot<L>>,
     keys: Arc<[Key]>,
     is_kept: bool,
@@ -80,7 +82,7 @@ struct Idle<L> {
 }
 
 /// What [`Fleet::due`] asks its caller to do.
-pub struct Due<L> {
+pub struct Due<L: Resident> {
     /// To be started, though nobody waits.
     pub prewarm: Vec<Arc<Slot<L>>>,
 }
@@ -98,15 +100,16 @@ impl<L: Resident> Fleet<L> {
             book: Mutex::new(book),
             next_id: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             wake,
         }
     }
 
     /// A place for one version of a function, cold. `before` is the version whose arrivals it inherits.
-    pub fn slot(&self, asked: Asked, before: Option<&Slot<L>>) -> Arc<Slot<L>> {
+    pub fn slot(&self, owner: L::Owner, asked: Asked, before: Option<&Slot<L>>) -> Arc<Slot<L>> {
         let history = before.map(|slot| slot.lock().history().clone()).unwrap_or_default();
         let id = self.next_id.fetch_add(1, Relaxed);
-        Arc::new(Slot { id, asked, function: Mutex::new(Function::with_history(history)) })
+        Arc::new(Slot { owner, id, asked, function: Mutex::new(Function::with_history(history)) })
     }
 
     pub fn memory(&self) -> &Arc<Memory> {
@@ -115,6 +118,14 @@ impl<L: Resident> Fleet<L> {
     /// Functions let go to make room for others, since the start.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Relaxed)
+    }
+    /// Starts and invocations refused for want of memory, since the start.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+    /// Functions that are warm.
+    pub fn warm(&self) -> usize {
+        self.book().warm.len()
     }
     /// What a megabyte costs at present.
     pub fn price(&self) -> Price {
@@ -158,6 +169,7 @@ impl<L: Resident> Fleet<L> {
             }
             result = taken.grow(more);
         }
+        self.refused.fetch_add(u64::from(result.is_err()), Relaxed);
         result
     }
 
@@ -170,10 +182,13 @@ impl<L: Resident> Fleet<L> {
         }
         drop(function);
         drop(gone);
+        // The caller of `due` may have to watch over what is warm.
+        (self.wake)();
     }
 
     /// The start failed: who waits is told why, and the next start is tried after a back-off.
     pub fn failed(&self, slot: &Arc<Slot<L>>, now: Instant, failure: Failure) {
+        self.refused.fetch_add(u64::from(matches!(failure, Failure::Memory(_))), Relaxed);
         let mut function = slot.lock();
         function.failed(now, failure);
         self.retry_kept(slot, &function, now);

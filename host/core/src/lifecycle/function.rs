@@ -2,6 +2,7 @@
 
 use super::State;
 use super::backoff::Backoff;
+use super::cold_start::ColdStartParts;
 use crate::clock::Instant;
 use crate::keepalive::{Asked, Explanation, History, KeepAlive, Price};
 use crate::memory::{Reservation, Short};
@@ -10,7 +11,15 @@ use std::time::Duration;
 
 /// What a warm function is to the host: something that holds memory until it is dropped.
 pub trait Resident: Clone {
+    /// What the host knows of the function, warm or cold.
+    type Owner;
+
     fn reservation(&self) -> &Reservation;
+
+    /// What its cold start consisted of.
+    fn cold_start(&self) -> Option<ColdStartParts> {
+        None
+    }
 }
 
 /// Why an invocation may not begin.
@@ -76,6 +85,8 @@ pub struct Standing {
     pub resident_bytes: u64,
     /// What the keep-alive policy makes of it.
     pub keep_alive: Explanation,
+    /// What its last cold start consisted of.
+    pub cold_start: Option<ColdStartParts>,
     /// The last failure, and for how long no start is tried.
     pub refused: Option<Refused>,
 }
@@ -100,6 +111,8 @@ pub struct Function<L> {
     backoff: Backoff,
     failure: Option<Failure>,
     history: History,
+    /// Of the last cold start, while it is cold.
+    cold_start: Option<ColdStartParts>,
 }
 
 impl<L: Resident> Default for Function<L> {
@@ -114,6 +127,7 @@ impl<L: Resident> Default for Function<L> {
             backoff: Backoff::default(),
             failure: None,
             history: History::default(),
+            cold_start: None,
         }
     }
 }
@@ -325,9 +339,9 @@ impl<L: Resident> Function<L> {
             (Some(until), Some(reason)) => Some(Refused { retry_after: until - now, reason: reason.clone() }),
             _ => None,
         };
-        let resident_bytes = match &self.phase {
-            Phase::Warm(loaded) => loaded.reservation().bytes(),
-            _ => 0,
+        let (resident_bytes, cold_start) = match &self.phase {
+            Phase::Warm(loaded) => (loaded.reservation().bytes(), loaded.cold_start()),
+            _ => (0, self.cold_start.clone()),
         };
         Standing {
             state: self.state(),
@@ -335,13 +349,17 @@ impl<L: Resident> Function<L> {
             is_kept: self.kept,
             resident_bytes,
             keep_alive,
+            cold_start,
             refused,
         }
     }
 
     fn take(&mut self) -> Option<L> {
         match std::mem::replace(&mut self.phase, Phase::Cold) {
-            Phase::Warm(loaded) => Some(loaded),
+            Phase::Warm(loaded) => {
+                self.cold_start = loaded.cold_start();
+                Some(loaded)
+            }
             other => {
                 self.phase = other;
                 None

@@ -55,4 +55,7 @@ impl State {
 /// Tells where a version of a function stands on this host: the lifecycle room fills it, the control API reads it.
 pub trait States: Send + Sync {
     fn state(&self, tenant: &TenantName, function: &FunctionName, version: u32) -> State;
+
+    /// All that is known of it; nothing where it was never asked for.
+    fn standing(&self, tenant: &TenantName, function: &FunctionName, version: u32) -> Option<Standing>;
 }

@@ -28,6 +28,8 @@ const MIB: u64 = 1 << 20;
 struct Loaded(Arc<Reservation>);
 
 impl Resident for Loaded {
+    type Owner = ();
+
     fn reservation(&self) -> &Reservation {
         &self.0
     }
@@ -682,7 +684,7 @@ impl World {
             .collect();
         let before = self.functions[function].map(|v| self.versions[v].slot.clone());
         let version = Version {
-            slot: self.fleet.slot(asked, before.as_deref()),
+            slot: self.fleet.slot((), asked, before.as_deref()),
             asked,
             parts,
             concurrency: if self.rng.random_bool(0.2) { 2 } else { self.rng.random_range(3..150) },
