@@ -296,8 +296,25 @@ fn at_epoch(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadlin
     if this_poll_ns < slice_ns {
         return Ok(UpdateDeadline::Continue(1));
     }
-    // Tokio's own yield: the task goes behind the others of its thread, and no second worker is woken for it.
-    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(let_others_run())))
+}
+
+/// Sends the task behind all others of its worker, those included whose input has come meanwhile.
+async fn let_others_run() {
+    // Tokio's own yield has the worker look for input, and wakes no second worker. But it wakes this task last, and what is
+    // woken last runs first.
+    tokio::task::yield_now().await;
+    // A task that wakes itself goes to the end of the queue.
+    let mut is_last = false;
+    poll_fn(|cx| {
+        if is_last {
+            return Poll::Ready(());
+        }
+        is_last = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// An instance that has served its request and can serve another.

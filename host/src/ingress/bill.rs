@@ -166,17 +166,29 @@ impl Ingress {
     }
 }
 
+/// Nanoseconds, written as milliseconds with three decimals. Of whole numbers: printing a float costs several times as much.
+struct Ms(u64);
+
+impl std::fmt::Display for Ms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let us = self.0 / 1_000;
+        write!(f, "{}.{:03}", us / 1_000, us % 1_000)
+    }
+}
+
 /// The headers, or trailers, that tell a client what its invocation took and cost.
 pub fn write_headers(record: &UsageRecord, headers: &mut HeaderMap) {
     let p = &record.phases;
-    let ms = |ns: u64| ns as f64 / 1e6;
-    let mut timing = format!("queue;dur={:.3}, cold;dur={:.3}", ms(p.queue_ns), ms(p.cold_ns));
+    let (queue, cold) = (Ms(p.queue_ns), Ms(p.cold_ns));
+    let (guest, infer, total) = (Ms(p.guest_ns), Ms(p.infer_ns), Ms(p.total_ns));
+    let mut parts = String::new();
     if record.cold {
-        let (code, model) = (ms(p.cold_code_ns), ms(p.cold_model_ns));
-        timing += &format!(", cold-code;dur={code:.3}, cold-model;dur={model:.3}");
+        let (code, model) = (Ms(p.cold_code_ns), Ms(p.cold_model_ns));
+        parts = format!(", cold-code;dur={code}, cold-model;dur={model}");
     }
-    let (guest, infer, total) = (ms(p.guest_ns), ms(p.infer_ns), ms(p.total_ns));
-    timing += &format!(", guest;dur={guest:.3}, infer;dur={infer:.3}, total;dur={total:.3}");
+    let timing = format!(
+        "queue;dur={queue}, cold;dur={cold}{parts}, guest;dur={guest}, infer;dur={infer}, total;dur={total}"
+    );
     let mut set = |name: HeaderName, value: String| {
         // Digits, letters and punctuation only: always a valid header.
         if let Ok(value) = HeaderValue::try_from(value) {

@@ -10,12 +10,18 @@ use super::{Body, Ingress, bill};
 use crate::registry::Version;
 use crate::tenancy::Identity;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Request, Response, header, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vesta_core::{InvocationId, Outcome};
 use vesta_engine::Invocation;
+
+/// What the guest is told beside the id of its invocation.
+const DEADLINE_MS: HeaderName = HeaderName::from_static("vesta-deadline-ms");
+const TENANT: HeaderName = HeaderName::from_static("vesta-tenant");
+const FUNCTION: HeaderName = HeaderName::from_static("vesta-function");
+const VERSION: HeaderName = HeaderName::from_static("vesta-version");
 
 /// Answers one request of the data plane.
 pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<Body> {
@@ -154,16 +160,16 @@ fn guest_request(
     if parts.headers.get_all(header::AUTHORIZATION).iter().any(is_vesta_key) {
         parts.headers.remove(header::AUTHORIZATION);
     }
-    let mut set = |name: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::try_from(value) {
+    parts.headers.insert(DEADLINE_MS, HeaderValue::from(version.manifest.limits.wall_ms));
+    parts.headers.insert(VERSION, HeaderValue::from(version.number));
+    let mut set = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
             parts.headers.insert(name, value);
         }
     };
-    set("vesta-invocation-id", id.to_string());
-    set("vesta-deadline-ms", version.manifest.limits.wall_ms.to_string());
-    set("vesta-tenant", version.tenant.to_string());
-    set("vesta-function", version.function.to_string());
-    set("vesta-version", version.number.to_string());
+    set(bill::INVOCATION_ID, &id.to_string());
+    set(TENANT, version.tenant.as_str());
+    set(FUNCTION, version.function.as_str());
     Request::from_parts(parts, body)
 }
 

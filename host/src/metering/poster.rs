@@ -9,8 +9,9 @@ use vesta_core::UsageRecord;
 
 /// Most records of one transaction.
 const BATCH_MAX: usize = 2_000;
-/// A batch is let grow for this long: a transaction costs the same for one record as for a hundred.
-const GATHER: Duration = Duration::from_millis(20);
+/// A batch is let grow for this long: a transaction costs the same for one record as for a hundred. Readers of the ledger wait
+/// for it (see [`vesta_core::settlement`]).
+const GATHER: Duration = Duration::from_millis(100);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// The ledger refused a batch; it is tried again.
@@ -33,17 +34,17 @@ pub async fn run_poster(journal: Journal, ledger: std::sync::Arc<dyn Post>) {
         let grew = journal.0.backlog_grew.notified();
         // Asked before the backlog is looked at: what came in between is seen.
         let closed = journal.is_closed();
-        let (numbers, records) = batch(&journal);
-        if records.is_empty() {
-            if closed {
-                return;
+        let waiting = lock(&journal.0.backlog).len();
+        match (waiting, closed) {
+            (0, true) => return,
+            (0, false) => {
+                grew.await;
+                continue;
             }
-            grew.await;
-            if !journal.is_closed() {
-                tokio::time::sleep(GATHER).await;
-            }
-            continue;
+            (1..BATCH_MAX, false) => tokio::time::sleep(GATHER).await,
+            _ => {}
         }
+        let (numbers, records) = batch(&journal);
         while let Err(error) = ledger.post(&records).await {
             tracing::error!(%error, records = records.len(), "the ledger refused a batch of usage records; trying again");
             tokio::time::sleep(RETRY_PAUSE).await;
