@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vesta_core::Digest;
-use vesta_core::keepalive::{Asked, FixedKeepAlive};
+use vesta_core::keepalive::{Asked, IndexPolicy};
 use vesta_core::lifecycle::{Failure, Fleet, Next, Resident, Slot, State};
 use vesta_core::memory::{Kind, Memory, Part, Reservation};
 
@@ -117,7 +117,7 @@ impl Stage {
 fn threads_lose_nothing_and_hold_no_more_than_the_budget() {
     let part = |n: u8, bytes| Part { kind: Kind::Models, digest: Digest::from_bytes([n; 32]), bytes };
     let memory = Memory::new(100);
-    let fleet = Fleet::new(memory.clone(), Arc::new(FixedKeepAlive), Box::new(|| {}));
+    let fleet = Fleet::new(memory.clone(), Arc::new(IndexPolicy), Box::new(|| {}));
     let asked =
         |n: usize| Asked { keep_alive: Some(Duration::from_micros(300 * n as u64)), ..Asked::default() };
     let functions = (0..FUNCTIONS).map(|n| Function {

@@ -2,7 +2,6 @@
 
 use super::index::Fit;
 use crate::clock::Instant;
-use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -162,62 +161,5 @@ impl History {
 
     pub(super) fn keep_fit(&self, fit: Fit) {
         self.fit.store(fit.pack(), Ordering::Relaxed);
-    }
-}
-
-/// What is worth keeping of a [`History`] over a restart: all but the moments, which mean nothing to the next process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Saved {
-    /// Buckets that are not empty, with their weight over that of the newest event.
-    pub buckets: Vec<(u8, f32)>,
-    pub gaps: u32,
-    pub starts: u32,
-    pub cold_ms: f32,
-    pub resident_mb: f32,
-}
-
-/// Why a saved history was refused.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum HistoryError {
-    #[error("buckets: there is no bucket {0}, they are 0 to 71")]
-    Bucket(u8),
-    #[error("{0}: {1} is not a finite number from 0 to 1e15")]
-    Number(&'static str, f32),
-}
-
-impl From<&History> for Saved {
-    fn from(history: &History) -> Self {
-        let buckets = history.weights.iter().enumerate().filter(|(_, w)| **w > 0.0);
-        Self {
-            buckets: buckets.map(|(i, w)| (i as u8, w / history.unit)).collect(),
-            gaps: history.gaps,
-            starts: history.starts,
-            cold_ms: history.cold_ms,
-            resident_mb: history.resident_mb,
-        }
-    }
-}
-
-impl TryFrom<&Saved> for History {
-    type Error = HistoryError;
-
-    fn try_from(saved: &Saved) -> Result<Self, HistoryError> {
-        let checked = |name, number: f32| match number {
-            n if (0.0..=1e15).contains(&n) => Ok(n),
-            n => Err(HistoryError::Number(name, n)),
-        };
-        let mut history = Self {
-            gaps: saved.gaps,
-            starts: saved.starts,
-            cold_ms: checked("cold_ms", saved.cold_ms)?,
-            resident_mb: checked("resident_mb", saved.resident_mb)?,
-            ..Self::default()
-        };
-        for (bucket, weight) in &saved.buckets {
-            let at = history.weights.get_mut(usize::from(*bucket)).ok_or(HistoryError::Bucket(*bucket))?;
-            *at = checked("buckets", *weight)?;
-        }
-        Ok(history)
     }
 }

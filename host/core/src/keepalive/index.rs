@@ -1,6 +1,6 @@
 //! The index policy: keep what saves more milliseconds of cold start per MB and second than memory costs.
 
-use super::evict::PREWARM_GAIN;
+use super::PREWARM_GAIN;
 use super::history::{BUCKETS, EDGES, History, MERGE, bucket};
 use super::{Asked, BASE_PRICE, KeepAlive, Plan, Price, Window};
 use std::time::Duration;

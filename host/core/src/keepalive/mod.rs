@@ -1,10 +1,9 @@
 //! How long an idle function is kept warm, when it is warmed before it is asked for, and who goes when memory is short.
 //!
 //! All of it is pure: the caller brings the time and acts on the answers. [`History`] is what a host remembers of a
-//! function, [`KeepAlive`] judges it, [`price()`] says what memory costs at the moment, [`victims`] chooses who makes room,
-//! and [`Explanation`] says all of that in numbers. Every time in a [`Plan`] counts from the function's last arrival.
+//! function, [`KeepAlive`] judges it, [`price()`] says what memory costs at the moment, and
+//! [`Explanation`] says all of that in numbers. Who makes room when memory is short is [`crate::lifecycle`]'s part. Every time in a [`Plan`] counts from the function's last arrival.
 
-mod evict;
 mod explain;
 mod history;
 mod index;
@@ -12,13 +11,15 @@ mod price;
 #[cfg(test)]
 mod tests;
 
-pub use evict::{Candidate, missing, prewarm_victims, victims};
 pub use explain::{Explanation, Reason};
-pub use history::{History, HistoryError, MB, MERGE, Saved};
+pub use history::{History, MB, MERGE};
 pub use index::IndexPolicy;
 pub use price::{BASE_PRICE, Price, price};
 
 use std::time::Duration;
+
+/// What is saved by a start that nobody waits for, as a part of one that a request waits for: its CPU is spent all the same.
+pub const PREWARM_GAIN: f64 = 0.5;
 
 /// A span of time after the last arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,21 +88,4 @@ pub trait KeepAlive: Send + Sync {
     /// What keeping it for now is worth, `age` after its last arrival: milliseconds of cold start saved per MB and second.
     /// Never negative, always finite. When memory is short the lowest goes first.
     fn index(&self, history: &History, asked: &Asked, age: Duration) -> f64;
-}
-
-/// Keeps a function for the time its manifest states, else for a minute; the one idle for longest goes first.
-pub struct FixedKeepAlive;
-
-impl FixedKeepAlive {
-    pub const DEFAULT: Duration = Duration::from_secs(60);
-}
-
-impl KeepAlive for FixedKeepAlive {
-    fn plan(&self, _: &History, asked: &Asked, _: Price) -> Plan {
-        Plan::stay(asked.keep_alive.unwrap_or(Self::DEFAULT))
-    }
-
-    fn index(&self, _: &History, _: &Asked, age: Duration) -> f64 {
-        1.0 / (1.0 + age.as_secs_f64())
-    }
 }

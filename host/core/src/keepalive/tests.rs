@@ -219,34 +219,6 @@ fn live_averages_follow() {
 }
 
 #[test]
-fn a_history_is_kept_over_a_restart() {
-    // Enough events for the weights to be scaled down on the way.
-    let history = after([20; 9_000].into_iter().chain([3_600; 50]));
-    let text = serde_json::to_string(&Saved::from(&history)).expect("plain numbers");
-    let saved: Saved = serde_json::from_str(&text).expect("as written");
-    let again = History::try_from(&saved).expect("as saved");
-    assert_eq!(again.last_arrival(), None);
-    assert_eq!(again.gaps(), history.gaps());
-    for age in [0, 60, 3_500] {
-        assert!((index(&again, age) / index(&history, age) - 1.0).abs() < 1e-3);
-    }
-    assert!(text.len() < 200, "{text}");
-}
-
-#[test]
-fn a_saved_history_that_is_wrong_is_refused() {
-    let wrong = |change: fn(&mut Saved)| {
-        let mut saved = Saved::from(&after([60]));
-        change(&mut saved);
-        History::try_from(&saved).expect_err("refused").to_string()
-    };
-    assert!(wrong(|s| s.buckets[0].0 = 72).contains("72"));
-    assert!(wrong(|s| s.buckets[0].1 = f32::NAN).contains("buckets"));
-    assert!(wrong(|s| s.cold_ms = -1.0).contains("cold_ms"));
-    assert!(wrong(|s| s.resident_mb = f32::INFINITY).contains("resident_mb"));
-}
-
-#[test]
 fn an_explanation_says_it_in_numbers() {
     let history = after([3_600; 100]);
     let now = history.last_arrival().expect("arrivals") + MINUTE;
@@ -262,14 +234,4 @@ fn an_explanation_says_it_in_numbers() {
     let json = serde_json::to_value(&timer).expect("plain values");
     assert_eq!(json["reason"], "prewarm");
     assert!(json["price"].as_f64() == Some(BASE_PRICE) && json["cold_ms"].is_number());
-}
-
-#[test]
-fn the_fixed_policy_keeps_for_what_the_manifest_says_and_lets_the_oldest_go() {
-    let asked = |keep_alive| Asked { keep_alive, ..Asked::default() };
-    let plan = |keep_alive| FixedKeepAlive.plan(&started(), &asked(keep_alive), BASE_PRICE);
-    assert_eq!(plan(Some(MINUTE * 5)), Plan::stay(MINUTE * 5));
-    assert_eq!(plan(None), Plan::stay(FixedKeepAlive::DEFAULT));
-    let index = |age| FixedKeepAlive.index(&started(), &asked(None), age);
-    assert!(index(MINUTE) > index(MINUTE * 2) && index(MINUTE * 2) > 0.0);
 }

@@ -7,7 +7,7 @@ use super::State;
 use super::agenda::Agenda;
 use super::function::{Failure, Function, Next, NotAdmitted, Resident, Review, Standing};
 use crate::clock::Instant;
-use crate::keepalive::{Asked, KeepAlive, Price, price};
+use crate::keepalive::{Asked, KeepAlive, PREWARM_GAIN, Price, price};
 use crate::memory::{Key, Memory, Part, Reservation, Short, Taken};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -81,6 +81,16 @@ struct Idle<L: Resident> {
     index: f64,
 }
 
+/// Which idle functions may be let go to make room.
+#[derive(Clone, Copy)]
+enum MayGo {
+    All,
+    /// Those that no minimum keeps.
+    NotKept,
+    /// Those of them whose index is lower.
+    WorthLessThan(f64),
+}
+
 /// What [`Fleet::due`] asks its caller to do.
 pub struct Due<L: Resident> {
     /// To be started, though nobody waits.
@@ -145,14 +155,23 @@ impl<L: Resident> Fleet<L> {
         drop(gone);
     }
 
-    /// Takes what a start needs, letting idle functions go where needed: any for a start that somebody waits for,
-    /// those without a minimum for one of a minimum, none for a prewarm.
+    /// Takes what a start needs, letting idle functions go where needed: any for a start that somebody waits for, those
+    /// without a minimum for one of a minimum, and for a prewarm those of them that are worth less than what it saves.
     pub fn reserve(&self, slot: &Slot<L>, now: Instant, parts: &[Part]) -> Result<Reservation, Short> {
         let mut result = self.memory.reserve(parts);
         for _ in 0..ROUNDS_MAX {
             let Err(Short::Now { .. }) = result else { break };
-            let (is_waited_for, is_kept) = slot.lock().wanted();
-            if !is_waited_for && !is_kept || !self.make_room(now, parts, 0, is_waited_for) {
+            let may_go = {
+                let function = slot.lock();
+                match function.wanted() {
+                    (true, _) => MayGo::All,
+                    (false, true) => MayGo::NotKept,
+                    (false, false) => {
+                        MayGo::WorthLessThan(function.index(now, &*self.policy, &slot.asked) * PREWARM_GAIN)
+                    }
+                }
+            };
+            if !self.make_room(now, parts, 0, may_go) {
                 break;
             }
             result = self.memory.reserve(parts);
@@ -164,7 +183,7 @@ impl<L: Resident> Fleet<L> {
     pub fn grow(&self, taken: &mut Taken, more: u64, now: Instant) -> Result<(), Short> {
         let mut result = taken.grow(more);
         for _ in 0..ROUNDS_MAX {
-            if result.is_ok() || !self.make_room(now, &[], more, true) {
+            if result.is_ok() || !self.make_room(now, &[], more, MayGo::All) {
                 break;
             }
             result = taken.grow(more);
@@ -260,7 +279,7 @@ impl<L: Resident> Fleet<L> {
             if self.memory.used() <= self.memory.budget() {
                 return;
             }
-            if !self.make_room(now, &[], 0, true) {
+            if !self.make_room(now, &[], 0, MayGo::All) {
                 self.evict(&self.idle(now), now);
             }
         }
@@ -307,9 +326,13 @@ impl<L: Resident> Fleet<L> {
 
     /// Lets idle functions go, those of the least worth first, so that `parts` and `bytes` fit. False where that
     /// cannot be done; then none is let go.
-    fn make_room(&self, now: Instant, parts: &[Part], bytes: u64, kept_too: bool) -> bool {
+    fn make_room(&self, now: Instant, parts: &[Part], bytes: u64, may_go: MayGo) -> bool {
         let mut idle = self.idle(now);
-        idle.retain(|i| kept_too || !i.is_kept);
+        idle.retain(|i| match may_go {
+            MayGo::All => true,
+            MayGo::NotKept => !i.is_kept,
+            MayGo::WorthLessThan(index) => !i.is_kept && i.index < index,
+        });
         let keys: Vec<_> = idle.iter().map(|i| i.keys.clone()).collect();
         let Some(victims) = self.memory.victims(&keys, parts, bytes) else { return false };
         let mut n = 0..;

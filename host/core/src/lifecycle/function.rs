@@ -265,8 +265,13 @@ impl<L: Resident> Function<L> {
         if self.users > 0 {
             return None;
         }
+        Some((loaded, self.kept, self.index(now, policy, asked)))
+    }
+
+    /// What its being warm is worth now.
+    pub(super) fn index(&self, now: Instant, policy: &dyn KeepAlive, asked: &Asked) -> f64 {
         let age = self.history.last_arrival().map_or(now, |last| now.saturating_sub(last));
-        Some((loaded, self.kept, policy.index(&self.history, asked, age)))
+        policy.index(&self.history, asked, age)
     }
 
     /// Lets it go to make room for another, if nobody uses it.

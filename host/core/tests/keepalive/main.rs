@@ -6,9 +6,10 @@ mod trace;
 
 use replay::{Frontier, Rule};
 use score::{in_limited_memory, in_unlimited_memory, median};
+use std::sync::Arc;
 use std::time::Duration;
 use trace::{Function, read_csv, synthetic};
-use vesta_core::keepalive::{Asked, BASE_PRICE, FixedKeepAlive, IndexPolicy};
+use vesta_core::keepalive::{Asked, BASE_PRICE, IndexPolicy, KeepAlive};
 
 #[test]
 fn cold_seconds_are_near_the_clairvoyants_with_the_same_memory_and_below_ten_fixed_minutes() {
@@ -47,7 +48,7 @@ fn the_scoring_counts_as_it_says() {
     // Gaps of 100 and 1,000 s: 600 fixed seconds bridge the first and hold 600 s for nothing.
     let trace = [function(1024.0, 500.0, &[0.0, 100.0, 1_100.0])];
     let ten_minutes = Asked { keep_alive: Some(Duration::from_secs(600)), ..Asked::default() };
-    let cost = replay::unlimited(&trace, &FixedKeepAlive, &ten_minutes, BASE_PRICE);
+    let cost = replay::unlimited(&trace, &IndexPolicy, &ten_minutes, BASE_PRICE);
     assert!((cost.cold_s - 1.0).abs() < 1e-9 && (cost.gb_h - 700.0 / 3600.0).abs() < 1e-9, "{cost:?}");
     assert_eq!(cost.loads, 2);
     // The clairvoyant bridges the first with 100 s, and reaches both with 1,100.
@@ -63,10 +64,11 @@ fn a_fixed_memory_is_never_exceeded_and_the_clairvoyant_knows_better_than_lru() 
     let trace = [function(600.0, 100.0, &[0.0, 100.0, 120.0]), function(600.0, 100.0, &[50.0])];
     let arrivals = replay::arrivals(&trace);
     let cold_s = |rule: &Rule| replay::limited(&trace, &arrivals, rule, 1 << 30).cold_s;
-    for rule in [Rule::Lru, Rule::Clairvoyant, Rule::Product(&IndexPolicy)] {
+    let policy: Arc<dyn KeepAlive> = Arc::new(IndexPolicy);
+    for rule in [Rule::Lru, Rule::Clairvoyant, Rule::Product(&policy)] {
         assert!((cold_s(&rule) - 0.3).abs() < 1e-9);
     }
-    let room_for_both = replay::limited(&trace, &arrivals, &Rule::Product(&IndexPolicy), 2 << 30);
+    let room_for_both = replay::limited(&trace, &arrivals, &Rule::Product(&policy), 2 << 30);
     assert!((room_for_both.cold_s - 0.2).abs() < 1e-9);
     // Of three, LRU lets go the one that comes next; the clairvoyant the one that doesn't.
     let trace = [

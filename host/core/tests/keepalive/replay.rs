@@ -1,12 +1,13 @@
 //! Replays traces through the product's own policy code, and through the rules that it is compared with.
 
 use super::trace::Function;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
-use vesta_core::keepalive::{
-    Asked, Candidate, History, KeepAlive, MB, Plan, Price, missing, prewarm_victims, price, victims,
-};
+use vesta_core::Digest;
+use vesta_core::keepalive::{Asked, History, KeepAlive, MB, Price};
+use vesta_core::lifecycle::{Fleet, Next, Resident, Slot};
+use vesta_core::memory::{Kind, Memory, Part, Reservation};
 
 /// What a policy cost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,8 +109,8 @@ pub enum Rule<'a> {
     Lru,
     /// Whoever saves least for its memory until its next use, which is known.
     Clairvoyant,
-    /// The product: plans at the price of the moment, prewarming into spare memory, and victims by index.
-    Product(&'a dyn KeepAlive),
+    /// The product's fleet of functions, with this policy.
+    Product(&'a Arc<dyn KeepAlive>),
 }
 
 /// All arrivals in the order of time, as (millisecond, function).
@@ -121,7 +122,65 @@ pub fn arrivals(trace: &[Function]) -> Vec<(u64, usize)> {
     all
 }
 
-/// A host's memory, and what it remembers of its functions.
+/// A memory of `budget` bytes: cold seconds and loads in it.
+pub fn limited(trace: &[Function], arrivals: &[(u64, usize)], rule: &Rule, budget: u64) -> Cost {
+    match rule {
+        Rule::Product(policy) => in_a_fleet(trace, arrivals, policy, budget),
+        _ => by_rule(trace, arrivals, rule, budget),
+    }
+}
+
+/// A warm function of the product's fleet.
+#[derive(Clone)]
+struct Warm(Arc<Reservation>);
+
+impl Resident for Warm {
+    type Owner = usize;
+    fn reservation(&self) -> &Reservation {
+        &self.0
+    }
+}
+
+/// As a host does, with starts and answers that take no time.
+fn in_a_fleet(
+    trace: &[Function],
+    arrivals: &[(u64, usize)],
+    policy: &Arc<dyn KeepAlive>,
+    budget: u64,
+) -> Cost {
+    let fleet = Fleet::<Warm>::new(Memory::new(budget), policy.clone(), Box::new(|| ()));
+    let slots: Vec<_> = (0..trace.len()).map(|i| fleet.slot(i, Asked::default(), None)).collect();
+    let mut cost = Cost::default();
+    let mut start = |slot: &Arc<Slot<Warm>>, now: Duration| {
+        let f = &trace[slot.owner];
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&(slot.owner as u64).to_le_bytes());
+        let part = Part { kind: Kind::Models, digest: Digest::from_bytes(digest), bytes: bytes(f) };
+        let held = fleet.reserve(slot, now, &[part]).ok()?;
+        fleet.started(slot, now, Warm(Arc::new(held)), cold(f));
+        cost.loads += 1;
+        Some(f.cold_ms / 1e3)
+    };
+    let mut cold_s = 0.0;
+    for (now_ms, i) in arrivals {
+        let (now, slot) = (Duration::from_millis(*now_ms), &slots[*i]);
+        while let Some(at) = fleet.next_due().filter(|at| *at <= now) {
+            for early in fleet.due(at).prewarm {
+                if start(&early, at).is_none() {
+                    fleet.give_up(&early, at);
+                }
+            }
+        }
+        slot.admit(now, 1).expect("nobody else uses it");
+        if let Next::Start = slot.request(now) {
+            cold_s += start(slot, now).expect("each function fits by itself");
+        }
+        fleet.leave(slot, now);
+    }
+    Cost { cold_s, ..cost }
+}
+
+/// A host's memory under one of the simple rules.
 struct Host<'a> {
     trace: &'a [Function],
     budget: u64,
@@ -129,7 +188,6 @@ struct Host<'a> {
     /// Since which arrival (a running number) each warm function is unused.
     warm: BTreeMap<usize, u64>,
     oldest: BTreeSet<(u64, usize)>,
-    histories: Vec<History>,
     /// Arrivals of each function so far.
     seen: Vec<usize>,
     cost: Cost,
@@ -142,6 +200,7 @@ impl Host<'_> {
             None => {
                 self.used += bytes(&self.trace[i]);
                 self.cost.loads += 1;
+                self.cost.cold_s += self.trace[i].cold_ms / 1e3;
             }
         }
         self.oldest.insert((number, i));
@@ -154,73 +213,11 @@ impl Host<'_> {
         }
     }
 
-    fn missing(&self, i: usize) -> u64 {
-        missing(self.used, bytes(&self.trace[i]), self.budget)
-    }
-
-    fn age(&self, i: usize, now: Duration) -> Duration {
-        now.saturating_sub(self.histories[i].last_arrival().unwrap_or_default())
-    }
-
-    fn index(&self, policy: &dyn KeepAlive, i: usize, now: Duration) -> f64 {
-        policy.index(&self.histories[i], &Asked::default(), self.age(i, now))
-    }
-
-    fn candidates(&self, policy: &dyn KeepAlive, now: Duration) -> impl Iterator<Item = Candidate<usize>> {
-        let of = move |i: &usize| Candidate {
-            id: *i,
-            index: self.index(policy, *i, now),
-            bytes: bytes(&self.trace[*i]),
-        };
-        self.warm.keys().map(of)
-    }
-
-    fn plan(&self, policy: &dyn KeepAlive, i: usize) -> Plan {
-        policy.plan(&self.histories[i], &Asked::default(), price(self.used, self.budget))
-    }
-
-    /// The reaper's part: lets go or prewarms, by a plan at the price of now.
-    fn look_again(&mut self, policy: &dyn KeepAlive, i: usize, now: Duration, number: u64) {
-        let (plan, age) = (self.plan(policy, i), self.age(i, now));
-        if self.warm.contains_key(&i) {
-            if !plan.is_resident(age) {
-                self.remove(i);
-            }
-        } else if plan.is_prewarm(age) {
-            let need = self.missing(i);
-            let index = self.index(policy, i, now);
-            let gone = if need == 0 {
-                Some(Vec::new())
-            } else {
-                prewarm_victims(self.candidates(policy, now), need, index)
-            };
-            if let Some(gone) = gone {
-                gone.into_iter().for_each(|j| self.remove(j));
-                self.add(i, number);
-            }
-        }
-    }
-
-    /// When to look at it next, in milliseconds: one after the plan's edge.
-    fn next_look(&self, policy: &dyn KeepAlive, i: usize, now: Duration) -> Option<u64> {
-        let next = self.plan(policy, i).next_change(self.age(i, now))?;
-        Some((self.histories[i].last_arrival()? + next).as_millis() as u64 + 1)
-    }
-
     fn make_room(&mut self, rule: &Rule, i: usize, now: Duration) {
-        const FITS: &str = "each function fits by itself";
-        if let Rule::Product(policy) = rule {
-            let need = self.missing(i);
-            if need > 0 {
-                let gone = victims(self.candidates(*policy, now), need).expect(FITS);
-                gone.into_iter().for_each(|j| self.remove(j));
-            }
-            return;
-        }
-        while self.missing(i) > 0 {
+        while self.used + bytes(&self.trace[i]) > self.budget {
             let goes =
                 if let Rule::Lru = rule { self.oldest.first().map(|o| o.1) } else { self.least_worth(now) };
-            self.remove(goes.expect(FITS));
+            self.remove(goes.expect("each function fits by itself"));
         }
     }
 
@@ -235,59 +232,21 @@ impl Host<'_> {
     }
 }
 
-/// A memory of `budget` bytes: cold seconds and loads in it.
-pub fn limited(trace: &[Function], arrivals: &[(u64, usize)], rule: &Rule, budget: u64) -> Cost {
-    let mut host = Host {
-        trace,
-        budget,
-        used: 0,
-        warm: BTreeMap::new(),
-        oldest: BTreeSet::new(),
-        histories: vec![History::new(); trace.len()],
-        seen: vec![0; trace.len()],
-        cost: Cost::default(),
-    };
-    // When to look at a function again, and at which of its arrivals this was said.
-    let mut due: BinaryHeap<Reverse<(u64, usize, usize)>> = BinaryHeap::new();
+fn by_rule(trace: &[Function], arrivals: &[(u64, usize)], rule: &Rule, budget: u64) -> Cost {
+    let (warm, oldest, seen) = (BTreeMap::new(), BTreeSet::new(), vec![0; trace.len()]);
+    let mut host = Host { trace, budget, used: 0, warm, oldest, seen, cost: Cost::default() };
     for (number, (now_ms, i)) in (0..).zip(arrivals) {
-        let (now, i) = (Duration::from_millis(*now_ms), *i);
-        let Rule::Product(policy) = rule else {
-            host.seen[i] += 1;
-            arrive(&mut host, rule, i, now, number);
-            continue;
-        };
-        while let Some(Reverse((at_ms, j, said))) = due.peek().copied().filter(|d| d.0.0 <= *now_ms) {
-            due.pop();
-            if host.seen[j] == said {
-                let at = Duration::from_millis(at_ms);
-                host.look_again(*policy, j, at, number);
-                due.extend(host.next_look(*policy, j, at).map(|next| Reverse((next, j, said))));
-            }
+        host.seen[*i] += 1;
+        if !host.warm.contains_key(i) {
+            host.make_room(rule, *i, Duration::from_millis(*now_ms));
         }
-        host.seen[i] += 1;
-        let is_cold = arrive(&mut host, rule, i, now, number);
-        host.histories[i].arrived(now);
-        if is_cold {
-            host.histories[i].started(cold(&trace[i]), bytes(&trace[i]));
-        }
-        due.extend(host.next_look(*policy, i, now).map(|next| Reverse((next, i, host.seen[i]))));
+        host.add(*i, number);
     }
     host.cost
 }
 
-/// Returns whether it was cold.
-fn arrive(host: &mut Host, rule: &Rule, i: usize, now: Duration, number: u64) -> bool {
-    let is_cold = !host.warm.contains_key(&i);
-    if is_cold {
-        host.cost.cold_s += host.trace[i].cold_ms / 1e3;
-        host.make_room(rule, i, now);
-    }
-    host.add(i, number);
-    is_cold
-}
-
 /// The share of the way from LRU to the clairvoyant, in cold seconds.
-pub fn gap_closed(trace: &[Function], policy: &dyn KeepAlive, budget: u64) -> f64 {
+pub fn gap_closed(trace: &[Function], policy: &Arc<dyn KeepAlive>, budget: u64) -> f64 {
     let arrivals = arrivals(trace);
     let cold_s = |rule: &Rule| limited(trace, &arrivals, rule, budget).cold_s;
     let (lru, best) = (cold_s(&Rule::Lru), cold_s(&Rule::Clairvoyant));

@@ -2,8 +2,9 @@
 
 use super::replay::{Frontier, gap_closed, unlimited};
 use super::trace::Function;
+use std::sync::Arc;
 use std::time::Duration;
-use vesta_core::keepalive::{Asked, BASE_PRICE, IndexPolicy};
+use vesta_core::keepalive::{Asked, BASE_PRICE, IndexPolicy, KeepAlive};
 
 /// The price at which the index is compared with 10 fixed minutes: it holds less memory than they do, by a few percent.
 /// At [`BASE_PRICE`] it holds a tenth more than they do, for a quarter of the cold seconds.
@@ -32,7 +33,8 @@ pub fn in_unlimited_memory(trace: &[Function]) -> Unlimited {
 
 /// The share of the way from LRU to the clairvoyant in 4, 8 and 12 GB.
 pub fn in_limited_memory(trace: &[Function]) -> [f64; 3] {
-    [4, 8, 12].map(|gb| gap_closed(trace, &IndexPolicy, gb << 30))
+    let policy: Arc<dyn KeepAlive> = Arc::new(IndexPolicy);
+    [4, 8, 12].map(|gb| gap_closed(trace, &policy, gb << 30))
 }
 
 pub fn median(of: impl IntoIterator<Item = f64>) -> f64 {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use vesta_core::Digest;
 use vesta_core::clock::Instant;
-use vesta_core::keepalive::{Asked, IndexPolicy};
+use vesta_core::keepalive::{Asked, IndexPolicy, PREWARM_GAIN};
 use vesta_core::lifecycle::{
     BACKOFF_FIRST, BACKOFF_MAX, Failure, Fleet, MEMORY_WAIT_MAX, Next, NotAdmitted, Resident, Slot, State,
 };
@@ -495,12 +495,18 @@ impl World {
         let (slot, parts) = (self.versions[version].slot.clone(), self.versions[version].parts.clone());
         let kept_before = self.kept_and_warm();
         let evicted = self.fleet.evicted();
+        let is_prewarm = users == 0 && !self.versions[version].kept;
+        let worth_before = if is_prewarm { self.worth_of_warm(now) } else { Vec::new() };
+        let worth = self.worth(version, now);
         let result = self.fleet.reserve(&slot, now, &parts);
         if users == 0 {
             assert_eq!(self.kept_and_warm(), kept_before, "a minimum's function goes only for a request");
+        }
+        for (other, index) in worth_before {
+            let stays = self.versions[other].slot.state() == State::Warm;
             assert!(
-                self.versions[version].kept || self.fleet.evicted() == evicted,
-                "a prewarm evicts nobody"
+                stays || index < worth * PREWARM_GAIN,
+                "a prewarm of {worth} evicts what is worth {index}"
             );
         }
         self.count_evicted();
@@ -541,6 +547,16 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What keeping a version is worth now.
+    fn worth(&self, version: usize, now: Instant) -> f64 {
+        self.fleet.standing(&self.versions[version].slot, now).keep_alive.index
+    }
+
+    fn worth_of_warm(&self, now: Instant) -> Vec<(usize, f64)> {
+        let is_warm = |v: &usize| self.versions[*v].slot.state() == State::Warm;
+        (0..self.versions.len()).filter(is_warm).map(|v| (v, self.worth(v, now))).collect()
     }
 
     fn loaded(&mut self, version: usize) {
