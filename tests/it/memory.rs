@@ -45,11 +45,13 @@ fn state(host: &Host, name: &str) -> String {
     function(host, name)["state"].as_str().expect("a state").into()
 }
 
-/// What is counted is within the budget; what the kernel counts is near to it.
+/// What is counted, with what the kernel counts beside it, is within the budget; and so is the process's own memory.
 #[track_caller]
 fn is_within(host: &Host, mib: u64) {
     let counted = host.metric("vesta_memory_bytes");
     assert!(counted <= (mib * MIB) as f64, "{counted} bytes are counted");
+    let private = host.process().private_bytes();
+    assert!(private <= mib * MIB, "{private} bytes are the process's own");
     assert_eq!(host.metric("vesta_memory_budget_bytes"), (mib * MIB) as f64);
 }
 
@@ -150,6 +152,11 @@ fn a_guest_that_grows_past_the_hosts_memory_is_ended_and_nobody_pays() {
         assert_eq!(ended.cost(), 0);
         assert!(record["guest_cpu_ns"].as_u64() > Some(0), "it ran: {record}");
     }
+    // Who has the answer pays for it, whatever the guest does after that.
+    let answered = host.invoke("grows", "/answer-then-memory").expect(200);
+    let record = host.record(&answered.invocation());
+    assert_eq!((&record["outcome"], record["status"].as_u64()), (&Value::from("host_memory"), Some(200)));
+    assert!(answered.cost() > 0, "{record}");
     // Its own limit is another matter, and its own affair.
     Package::rogue("bounded").limit("memory_bytes", 16 * MIB).deploy(&host.control());
     let own = host.invoke("bounded", "/memory").expect_problem(502, "out-of-memory");
@@ -234,6 +241,7 @@ fn what_was_prepared_and_is_damaged_on_disk_is_noticed_and_made_anew() {
     let cache = host.data_dir().join("cache");
     let mut made_anew = 0;
     // First in a process that has found them sound before, then in one that has not.
+    let sharing = Package::new("sharing", &component).model("digits", &model).keep_alive_ms(600_000);
     for restart in [false, true] {
         for end in [".cwasm", "weights.data", "graph.onnx", "info.json", ".mac", "/mac"] {
             wait_for("the function to be cold", PATIENCE, || {
@@ -256,6 +264,16 @@ fn what_was_prepared_and_is_damaged_on_disk_is_noticed_and_made_anew() {
         }
     }
     assert!(host.log().contains("altered on disk"));
+    // A function that is warm goes on with what it has mapped; nobody else gets that.
+    sharing.deploy(&host.control());
+    let send = |name: &str| {
+        let path = format!("/fn/default/{name}/");
+        host.data().send("POST", &path, &[], body.as_bytes()).expect(200).text()
+    };
+    assert_eq!(send("sharing"), right);
+    let weights = files(&cache, "weights.data");
+    damage(&weights[0]);
+    assert_eq!(send("digits"), right);
 }
 
 #[test]

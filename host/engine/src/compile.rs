@@ -1,8 +1,8 @@
 //! From an uploaded component to native code. Runs in the child process only.
 
 use crate::config;
-use crate::instance::State;
 use crate::snapshot::{self, SnapshotError};
+use crate::state::State;
 use std::path::Path;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;

@@ -17,15 +17,19 @@ mod meter;
 mod nn;
 mod outbound;
 mod pool;
+mod preempt;
+mod run;
 mod runtime;
 mod seal;
 mod share;
 mod snapshot;
+mod state;
 mod store;
 
-pub use instance::{Ended, Invocation, Run};
+pub use instance::Invocation;
 pub use load::{LoadReport, Loaded};
 pub use meter::Meter;
+pub use run::{Ended, Run};
 pub use runtime::{EngineError, Runtime, RuntimeConfig};
 pub use vesta_nn::{ModelInfo, ModelLimits};
 /// The error of a request body that the host hands to a guest.

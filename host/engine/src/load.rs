@@ -4,13 +4,14 @@
 use crate::cpu;
 use crate::epoch::Ticker;
 use crate::idle::{Idle, IdleOfHost};
-use crate::instance::{Instance, State};
+use crate::instance::Instance;
 use crate::nn::Models;
 use crate::outbound::OutboundPolicy;
 use crate::pool::InferencePool;
 use crate::runtime::{EngineError, Runtime, runtime_error, source};
 use crate::seal::{SealError, Sealed};
 use crate::share::InstanceMemory;
+use crate::state::State;
 use crate::store::Source;
 use rustix::fs::{Advice, fadvise};
 use std::collections::HashMap;
@@ -269,11 +270,15 @@ impl Runtime {
         Ok((ProxyPre::new(pre).map_err(runtime_error)?, CodeStart { wall_ns: 0, mapped_bytes }))
     }
 
-    /// Whether a model is as it was prepared. One that is not counts as missing from now on, and is made anew.
+    /// Whether a model is as it was prepared. One that is not counts as missing from now on, and is made anew; what was loaded
+    /// of it goes to nobody else.
     fn check_model(&self, model: &ModelRef) -> Result<(), EngineError> {
         let dir = self.model_dir(&model.blob.digest);
         self.seals.check(&sealed_model(&dir, &dir)).map_err(|e| {
-            let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
+            if !matches!(e, SealError::Io(_)) {
+                let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
+                self.graphs.lock().unwrap_or_else(PoisonError::into_inner).remove(&dir);
+            }
             model_error(&model.name, e)
         })
     }
@@ -309,7 +314,10 @@ fn missing(e: std::io::Error) -> SealError {
 }
 
 fn model_error(name: &str, e: SealError) -> EngineError {
-    EngineError::Model { name: name.into(), detail: e.to_string() }
+    match e {
+        SealError::Io(e) => EngineError::Io(e),
+        e => EngineError::Model { name: name.into(), detail: e.to_string() },
+    }
 }
 
 /// The prepared files in `dir` of the model whose place is `subject`.

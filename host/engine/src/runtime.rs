@@ -3,11 +3,13 @@
 use crate::child::{self, Answer, ChildError, ChildLimits, Job};
 use crate::epoch::Ticker;
 use crate::idle::IdleOfHost;
-use crate::instance::{self, Instance, Invocation, Run, State};
+use crate::instance::{Instance, Invocation};
 use crate::load::{self, Loaded, sealed_model};
 use crate::pool::InferencePool;
+use crate::run::{self, Run};
 use crate::seal::{SealError, Seals};
 use crate::share::InstanceMemory;
+use crate::state::State;
 use crate::store::{CodeStore, Source};
 use crate::{compile, config, heap};
 use bytes::Bytes;
@@ -85,7 +87,8 @@ impl EngineError {
     }
     /// Whether preparing the function's files anew may mend it.
     pub fn wants_preparation(&self) -> bool {
-        matches!(self, EngineError::Code(_) | EngineError::Model { .. })
+        // What could not be read this time may well be sound.
+        matches!(self, EngineError::Code(SealError::Missing | SealError::Altered) | EngineError::Model { .. })
     }
 }
 
@@ -246,7 +249,7 @@ impl Runtime {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<wasmtime_wasi_http::Error>,
     {
-        instance::start(loaded, request, tls, invocation)
+        run::start(loaded, request, tls, invocation)
     }
 }
 

@@ -8,8 +8,8 @@
 use crate::config;
 use crate::cpu::thread_cpu_ns;
 use crate::epoch::Ticker;
-use crate::instance::State;
 use crate::logs::{GuestLog, LogSink, Stream};
+use crate::state::State;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use wasmtime::component::types::ComponentItem;

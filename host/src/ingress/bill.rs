@@ -34,6 +34,8 @@ pub struct Bill {
     /// Status that was sent, or 499 (the client closed the request) where none was.
     pub status: u16,
     pub bytes_out: u64,
+    /// Whether the function's own answer goes to the client, rather than a refusal of the host's.
+    pub answered: bool,
     closed: bool,
     /// While it lives, the host's drain waits for this bill.
     _open: TaskTrackerToken,
@@ -53,6 +55,7 @@ impl Bill {
             began: None,
             status: 499,
             bytes_out: 0,
+            answered: false,
             closed: false,
             _open: ingress.bills.token(),
             ingress,
@@ -103,9 +106,11 @@ impl Bill {
             infer_ns: m.inference_wall_ns(),
             total_ns,
         };
-        // The platform's own failure is never billed.
+        // The platform's own failure is never billed. Where the client has its answer, memory that the guest asked for
+        // after that is the guest's affair.
         let charge = match outcome {
-            Outcome::PlatformError | Outcome::HostMemory | Outcome::StartFailed => Charge::ZERO,
+            Outcome::PlatformError | Outcome::StartFailed => Charge::ZERO,
+            Outcome::HostMemory if !self.answered => Charge::ZERO,
             _ => self.ingress.prices.rate(&quantities).total(),
         };
         UsageRecord {

@@ -185,6 +185,7 @@ async fn whole(mut invoked: Invoked, head: response::Parts, begun: Begun) -> Res
     drop(run);
     drop(held);
     bill.status = head.status.as_u16();
+    bill.answered = true;
     bill.bytes_out = begun.data.len() as u64;
     let (record, ack) = bill.close(ended.outcome);
     if !ack.await {
@@ -214,6 +215,7 @@ fn stream(mut invoked: Invoked, head: response::Parts, begun: Bytes, client: Cli
     let mut head = own_headers_out(head);
     let declared = declared_length(&head.headers);
     invoked.bill.status = head.status.as_u16();
+    invoked.bill.answered = true;
     if let Ok(id) = HeaderValue::try_from(invoked.bill.id.to_string()) {
         head.headers.insert(bill::INVOCATION_ID, id);
     }

@@ -130,7 +130,7 @@ impl Activator {
                 Next::Refuse(refused) => return Err(refused.into()),
                 Next::Start => {
                     triggered = true;
-                    tokio::spawn(self.clone().start(entry.clone(), meter.clone()));
+                    tokio::spawn(self.clone().start(entry.clone(), Some(meter.clone())));
                 }
                 Next::Wait => {}
             }

@@ -15,6 +15,10 @@ use vesta_engine::{EngineError, ModelInfo, Runtime};
 /// Children that prepare at once; each may use a core and its memory limit.
 const CHILDREN_MAX: usize = 2;
 
+/// The least that an instance takes beside code and models, in bytes: its first memory, as Rust's linker lays it out, and its
+/// buffers.
+const INSTANCE_BYTES_MIN: u64 = 2 << 20;
+
 /// Runs preparations in children: each blob once, however many ask for it at the same time.
 pub struct EnginePreparer {
     runtime: Arc<Runtime>,
@@ -118,12 +122,12 @@ impl Prepare for EnginePreparer {
             parts.iter().filter(|p| p.kind == of && seen.insert(p.digest)).map(|p| p.bytes).sum()
         };
         let (code, models) = (bytes(Kind::Code, &mut seen), bytes(Kind::Models, &mut seen));
-        let (needed, budget) = (code + models, self.memory.budget());
+        let (needed, budget) = (code + models + INSTANCE_BYTES_MIN, self.memory.budget());
         if needed <= budget {
             return Ok(());
         }
         let detail = format!(
-            "the function needs {needed} bytes while it is warm (code {code}, models {models}), and the whole memory budget \
+            "the function needs {needed} bytes while it runs (code {code}, models {models}, an instance {INSTANCE_BYTES_MIN}), and the whole memory budget \
              of this host is {budget} bytes (memory in its configuration)"
         );
         Err(PrepareError { code: "memory-budget".into(), detail, platform: false })

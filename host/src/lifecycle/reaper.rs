@@ -4,11 +4,11 @@ use super::activator::Activator;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
-use vesta_core::memory::{Grant, Kind};
-use vesta_engine::Meter;
 
 /// How often the kernel is asked what the process holds, while anything is warm.
 const SAMPLE: Duration = Duration::from_secs(1);
+/// How often after that: by then the heap has given back what nobody uses.
+const LAST_SAMPLES: u32 = 4;
 /// All plans are made anew when the price of memory has changed by this factor.
 const PRICE_STEP: f64 = 1.05;
 
@@ -17,13 +17,17 @@ pub async fn reap(activator: Arc<Activator>) {
     let functions = activator.functions.clone();
     let mut price = functions.fleet.price();
     let mut next_sample = Instant::now();
+    let mut samples_left = 0;
     loop {
         for entry in functions.fleet.due(functions.now()).prewarm {
-            // Nobody asked for it: the meter is the platform's own and bills nobody.
-            tokio::spawn(activator.clone().start(entry, Arc::new(Meter::default())));
+            // Nobody asked for it, and nobody pays.
+            tokio::spawn(activator.clone().start(entry, None));
         }
         let due = functions.fleet.next_due().map(|at| Instant::now() + at.saturating_sub(functions.now()));
-        let sample = (functions.fleet.warm() > 0).then_some(next_sample);
+        if functions.fleet.warm() > 0 {
+            samples_left = LAST_SAMPLES;
+        }
+        let sample = (samples_left > 0).then_some(next_sample);
         tokio::select! {
             () = at(due) => {}
             () = functions.woken.notified() => {}
@@ -31,6 +35,7 @@ pub async fn reap(activator: Arc<Activator>) {
                 look_at_memory(&activator, &mut price);
                 activator.parts.runtime.end_overdue_instances();
                 next_sample = Instant::now() + SAMPLE;
+                samples_left -= 1;
             }
         }
     }
@@ -43,25 +48,14 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// What the process holds beside what is counted is taken from the budget, and makes memory dear.
+/// Whoever holds too much of the budget has to go; and what memory costs may have changed.
 fn look_at_memory(activator: &Activator, price: &mut f64) {
     let functions = &activator.functions;
-    let memory = functions.memory();
-    if let Some(private) = private_bytes() {
-        let counted = memory.taken_for(Kind::Instances) + memory.taken_for(Kind::Buffers);
-        memory.observe_uncounted(private.saturating_sub(counted));
-    }
+    functions.look_at_the_kernel();
     functions.fleet.relieve(functions.now());
     let new = functions.fleet.price();
     if new > *price * PRICE_STEP || new < *price / PRICE_STEP {
         *price = new;
         functions.fleet.review_all(functions.now());
     }
-}
-
-/// Private memory of this process that is in the machine's, in bytes. Mapped files are not in it: the kernel can take them back.
-fn private_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -2,9 +2,10 @@
 
 use super::activator::Activator;
 use super::entry::{ColdStart, Entry, Warm};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use vesta_core::lifecycle::{Failure, MEMORY_WAIT_MAX};
 use vesta_core::memory::{Part, Reservation, Short};
 use vesta_engine::{EngineError, LoadReport, Loaded, Meter};
@@ -16,16 +17,20 @@ const MEMORY_POLL: Duration = Duration::from_millis(20);
 struct Starting<'a> {
     activator: &'a Activator,
     entry: &'a Arc<Entry>,
-    meter: Arc<Meter>,
+    /// Of the request that triggered it.
+    meter: Option<Arc<Meter>>,
     has_ended: bool,
 }
 
 impl Starting<'_> {
     fn succeeded(mut self, loaded: Loaded, cold: ColdStart) {
         let functions = &self.activator.functions;
-        let wall = Duration::from_nanos(cold.wall_ns);
-        self.meter.cold_start_ran(cold.cpu_ns);
-        functions.fleet.started(self.entry, functions.now(), Warm(Arc::new(loaded)), wall);
+        if let Some(meter) = &self.meter {
+            meter.cold_start_ran(cold.cpu_ns);
+        }
+        // Waiting for memory, and preparing files anew, is nothing that the function costs.
+        let load = Duration::from_nanos(loaded.cold_start().wall_ns);
+        functions.fleet.started(self.entry, functions.now(), Warm(Arc::new(loaded)), load);
         self.entry.owner.ended.send_replace(Some(Ok(cold)));
         self.has_ended = true;
     }
@@ -46,15 +51,23 @@ impl Drop for Starting<'_> {
         if !self.has_ended {
             self.failed(Failure::Load("the start broke off".into()));
         }
-        self.meter.end_beside();
+        if let Some(meter) = &self.meter {
+            meter.end_beside();
+        }
     }
 }
 
 impl Activator {
-    /// Starts a function that the core has just said is to be started. Its CPU time goes to `meter`.
-    pub(super) fn start(self: Arc<Self>, entry: Arc<Entry>, meter: Arc<Meter>) -> impl Future<Output = ()> {
+    /// Starts a function that the core has just said is to be started. Its CPU time goes to `meter`, if a request asked for it.
+    pub(super) fn start(
+        self: Arc<Self>,
+        entry: Arc<Entry>,
+        meter: Option<Arc<Meter>>,
+    ) -> impl Future<Output = ()> {
         // Begun before this is spawned, so that a bill which is closed meanwhile waits for it.
-        meter.begin_beside();
+        if let Some(meter) = &meter {
+            meter.begin_beside();
+        }
         async move {
             let begun = Instant::now();
             let mut starting = Starting { activator: &self, entry: &entry, meter, has_ended: false };
@@ -99,15 +112,17 @@ impl Activator {
         loading.await.unwrap_or_else(|e| Err(EngineError::Runtime(e.to_string()))).map(Some)
     }
 
-    /// Takes the memory that a start needs. What fits passes at once; where room has to be made by others, starts take turns,
-    /// and each waits for a bounded time. None if nobody waits for the start.
+    /// Takes the memory that a start needs. What fits passes at once; where others have to make room, starts take turns in
+    /// asking them for it, and each waits for a bounded time. None if nobody waits for the start.
     async fn room(&self, entry: &Arc<Entry>, parts: &[Part]) -> Result<Option<Reservation>, Short> {
         let wait = MEMORY_WAIT_MAX.min(Duration::from_secs(self.parts.start_seconds_max) / 2);
         let deadline = Instant::now() + wait;
+        let functions = &self.functions;
+        let mut result = functions.fleet.reserve(entry, functions.now(), parts);
+        let mut next_turn = pin!(self.room.acquire());
         let mut turn = None;
         loop {
-            let functions = &self.functions;
-            let short = match functions.fleet.reserve(entry, functions.now(), parts) {
+            let short = match result {
                 Ok(held) => return Ok(Some(held)),
                 Err(short) => short,
             };
@@ -118,13 +133,17 @@ impl Activator {
             if !can_wait {
                 return Err(short);
             }
-            if self.parts.runtime.end_idle_instance() {
-                continue;
+            functions.look_at_the_kernel();
+            if !self.parts.runtime.end_idle_instance() {
+                match turn {
+                    None => turn = timeout(MEMORY_POLL, next_turn.as_mut()).await.ok(),
+                    Some(_) => sleep(MEMORY_POLL).await,
+                }
             }
-            match turn {
-                None => turn = timeout_at(deadline, self.room.acquire()).await.ok(),
-                Some(_) => sleep(MEMORY_POLL).await,
-            }
+            result = match turn {
+                None => functions.fleet.memory().reserve(parts),
+                Some(_) => functions.fleet.reserve(entry, functions.now(), parts),
+            };
         }
     }
 }

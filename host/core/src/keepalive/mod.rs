@@ -53,16 +53,6 @@ impl Plan {
     pub fn prewarm_at(&self) -> Option<Duration> {
         (self.resident.from > self.linger).then_some(self.resident.from)
     }
-
-    /// Whether a function that is cold at this age should be warmed without being asked for.
-    pub fn is_prewarm(&self, age: Duration) -> bool {
-        self.prewarm_at().is_some_and(|from| from <= age && age < self.resident.until)
-    }
-
-    /// The next age, after this one, at which the plan has something to do.
-    pub fn next_change(&self, age: Duration) -> Option<Duration> {
-        [self.linger, self.resident.from, self.resident.until].into_iter().filter(|at| *at > age).min()
-    }
 }
 
 /// What is asked for a function besides its history.
