@@ -1,6 +1,7 @@
 //! Guests that trap, spin, swell or say nothing: each gets a clear answer, is billed, and hurts nobody.
 
 use std::time::{Duration, Instant};
+use vesta_tests::cores::{self, Side};
 use vesta_tests::{Host, Package, wat};
 
 /// Small limits, so that misbehaviour ends soon; time enough by the wall clock on a busy machine.
@@ -200,6 +201,30 @@ fn one_misbehaving_function_does_not_slow_the_others() {
         for bully in bullies {
             assert_eq!(bully.join().expect("no panic"), 504);
         }
+    });
+}
+
+/// A host on one core has one worker thread: whoever asks waits for the guest on it to yield.
+#[test]
+fn a_guest_that_never_ends_lets_others_run_on_the_only_worker() {
+    let host = cores::on(Side::Server, Host::start);
+    rogue("endless").limit("cpu_ms", 3_000).deploy(&host.control());
+    host.invoke("endless", "/ok").expect(200);
+    std::thread::scope(|scope| {
+        let endless = scope.spawn(|| host.invoke("endless", "/loop").status);
+        std::thread::sleep(Duration::from_millis(300));
+        let mut waits: Vec<Duration> = (0..30)
+            .map(|_| {
+                let begun = Instant::now();
+                host.control().get("/healthz").expect(200);
+                begun.elapsed()
+            })
+            .collect();
+        waits.sort();
+        // Two milliseconds where the machine does nothing else; 60 and more where the worker looks for input only now and then.
+        assert!(waits[10] < Duration::from_millis(30), "{waits:?}");
+        assert!(!endless.is_finished(), "it ended before its time");
+        assert_eq!(endless.join().expect("no panic"), 504);
     });
 }
 
