@@ -264,16 +264,26 @@ fn what_was_prepared_and_is_damaged_on_disk_is_noticed_and_made_anew() {
         }
     }
     assert!(host.log().contains("altered on disk"));
-    // A function that is warm goes on with what it has mapped; nobody else gets that.
+    // A function that is warm goes on with what it has mapped; nobody else gets that, whether it is the start that notices or
+    // a deploy.
+    let third = sharing.named("third");
     sharing.deploy(&host.control());
+    third.deploy(&host.control());
     let send = |name: &str| {
         let path = format!("/fn/default/{name}/");
         host.data().send("POST", &path, &[], body.as_bytes()).expect(200).text()
     };
     assert_eq!(send("sharing"), right);
     let weights = files(&cache, "weights.data");
+    let is_mapped = || host.process().mapped("weights.data").iter().any(|p| !p.ends_with("(deleted)"));
     damage(&weights[0]);
-    assert_eq!(send("digits"), right);
+    assert_eq!(send("third"), right);
+    assert!(is_mapped(), "by its start: {:?}", host.process().mapped("weights.data"));
+    damage(&weights[0]);
+    sharing.named("fourth").deploy(&host.control());
+    assert!(!is_mapped(), "made anew by the deploy: {:?}", host.process().mapped("weights.data"));
+    assert_eq!(send("fourth"), right);
+    assert!(is_mapped(), "what its deploy made: {:?}", host.process().mapped("weights.data"));
 }
 
 #[test]

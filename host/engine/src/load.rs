@@ -270,17 +270,20 @@ impl Runtime {
         Ok((ProxyPre::new(pre).map_err(runtime_error)?, CodeStart { wall_ns: 0, mapped_bytes }))
     }
 
-    /// Whether a model is as it was prepared. One that is not counts as missing from now on, and is made anew; what was loaded
-    /// of it goes to nobody else.
+    /// Whether a model is as it was prepared. One that is not counts as missing from now on, and is made anew.
     fn check_model(&self, model: &ModelRef) -> Result<(), EngineError> {
         let dir = self.model_dir(&model.blob.digest);
         self.seals.check(&sealed_model(&dir, &dir)).map_err(|e| {
             if !matches!(e, SealError::Io(_)) {
                 let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
-                self.graphs.lock().unwrap_or_else(PoisonError::into_inner).remove(&dir);
             }
             model_error(&model.name, e)
         })
+    }
+
+    /// Its files were made anew: whoever loads the model from now on maps those, and not what others may still have of the old.
+    pub(crate) fn forget_loaded(&self, dir: &Path) {
+        self.graphs.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
     }
 
     /// A model, and whether it was loaded already.

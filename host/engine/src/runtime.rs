@@ -199,6 +199,7 @@ impl Runtime {
             Ok(Answer::Prepared(info)) => {
                 let sealed = self.seals.seal(&sealed_model(&dir, &out));
                 let _ = std::fs::remove_dir_all(&dir);
+                self.forget_loaded(&dir);
                 sealed.and_then(|()| std::fs::rename(&out, &dir)).map(|()| *info).map_err(EngineError::from)
             }
             Ok(_) => Err(EngineError::Runtime("the child answered another question".into())),
