@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// Connections, each with a thread of its own. Readers do not wait for the writer.
-const CONNECTIONS_MAX: u32 = 8;
+/// Connections, each with a thread of its own, all of them open for as long as the host runs: what they hold is held from the
+/// beginning. One writes; readers do not wait for it.
+const CONNECTIONS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pages that a connection keeps for itself, in KiB, negative as SQLite wants it. The kernel's page cache holds them for all; with SQLite's
 /// own 2,000 the first housekeeping, which reads far, would add megabytes to the process for good.
@@ -56,8 +57,16 @@ impl Db {
             .foreign_keys(true)
             .pragma("cache_size", CACHE_SIZE)
             .disable_statement_logging();
-        let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX).connect_with(options).await?;
+        let pool =
+            SqlitePoolOptions::new().max_connections(CONNECTIONS).idle_timeout(None).max_lifetime(None);
+        let pool = pool.connect_with(options).await?;
         MIGRATIONS.run(&pool).await?;
+        // One after another: a new database is locked as a whole while the first turns its journal on.
+        let mut open = Vec::new();
+        for _ in 0..CONNECTIONS {
+            open.push(pool.acquire().await?);
+        }
+        drop(open);
         Ok(Db { pool, writer: Arc::default() })
     }
 
