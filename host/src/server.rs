@@ -318,6 +318,8 @@ async fn housekeeping(
         );
         told("logs", logs.prune(now - days(config.log_retention_days)).await.map_err(|e| e.to_string()));
         told("blobs", deployments.collect().await.map(|n| n as u64).map_err(|e| e.to_string()));
+        // Reading far takes megabytes, on whichever threads the database has for it.
+        vesta_engine::heap::let_go();
     }
 }
 

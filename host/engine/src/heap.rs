@@ -33,8 +33,8 @@ pub(crate) fn keep() {
     }
 }
 
-/// Gives freed memory back.
-pub(crate) fn let_go() {
+/// Gives freed memory back, wherever in the heap it lies. Takes some milliseconds.
+pub fn let_go() {
     #[cfg(target_env = "gnu")]
     // SAFETY: has no requirement; the allocator takes its own locks.
     #[allow(unsafe_code)]

@@ -8,7 +8,7 @@ mod compile;
 mod config;
 pub mod cpu;
 mod epoch;
-mod heap;
+pub mod heap;
 mod idle;
 mod instance;
 mod load;
