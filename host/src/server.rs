@@ -104,7 +104,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let activator = Activator::new(Lifecycle {
         functions: functions.clone(),
         registry: registry.clone(),
-        runtime: engine.clone(),
+        runtime: engine,
         preparer,
         start_seconds_max: config.start_seconds_max,
     });
@@ -118,7 +118,6 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         tenancy: tenancy.clone(),
         registry: registry.clone(),
         activator: activator.clone(),
-        runtime: engine,
         journal: journal.clone(),
         logs: logs.clone(),
         metrics: metrics.clone(),

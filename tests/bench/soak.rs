@@ -18,8 +18,8 @@ const MINUTES: f64 = 30.0;
 const WARM_UP: f64 = 0.1;
 const WARM_UP_MIN: f64 = 1.5;
 const MEMORY_BYTES_MAX: f64 = (2 << 20) as f64;
-/// How far the mean number of descriptors may move: the database's pool may still open two more connections, of two
-/// descriptors each. What leaks with every request or start shows as hundreds.
+/// How far the mean number of descriptors may move: clients come and go, and a second of the one third falls on more of them
+/// than of the other. What leaks with every request or start shows as hundreds.
 const DESCRIPTORS_MAX: f64 = 4.0;
 /// Less than any pause of the load: every burst finds its function cold.
 const KEEP_ALIVE_MS: u64 = 100;

@@ -1,7 +1,7 @@
 //! The engine room: the only user of wasmtime, and of inference engines through `vesta-nn`.
 //!
 //! An upload is first read by a [`child`] process. A function is then loaded by [`Runtime::load`], run
-//! by [`Runtime::start`], and measured by its [`Meter`].
+//! by [`Run::start`], and measured by its [`Meter`].
 
 pub mod child;
 mod compile;

@@ -62,35 +62,6 @@ pub struct Run {
     idle: Option<Arc<Idle<Instance>>>,
 }
 
-/// Creates the future that runs the guest; nothing runs before it is polled.
-pub(crate) fn start<B>(
-    loaded: Arc<Loaded>,
-    request: http::Request<B>,
-    tls: bool,
-    invocation: Invocation,
-) -> Run
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<wasmtime_wasi_http::Error>,
-{
-    let (send_head, head) = oneshot::channel::<Head>();
-    let meter = invocation.meter.clone();
-    let timer = Box::pin(tokio::time::sleep_until(invocation.deadline.into()));
-    let (idle, ticker) = (loaded.idle.clone(), loaded.ticker.clone());
-    let guest = run_guest(loaded, request, tls, invocation, send_head);
-    Run {
-        guest: Some(Box::pin(guest)),
-        head,
-        body: None,
-        meter,
-        timer,
-        ended: None,
-        ticker,
-        again: None,
-        idle,
-    }
-}
-
 async fn run_guest<B>(
     loaded: Arc<Loaded>,
     request: http::Request<B>,
@@ -142,6 +113,31 @@ impl<B: Body + Unpin> Body for Marked<B> {
 }
 
 impl Run {
+    /// An invocation of a loaded function; nothing runs before it is polled. `request` is what the guest sees; `tls` is the scheme
+    /// it is told.
+    pub fn start<B>(loaded: Arc<Loaded>, request: http::Request<B>, tls: bool, invocation: Invocation) -> Run
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<wasmtime_wasi_http::Error>,
+    {
+        let (send_head, head) = oneshot::channel::<Head>();
+        let meter = invocation.meter.clone();
+        let timer = Box::pin(tokio::time::sleep_until(invocation.deadline.into()));
+        let (idle, ticker) = (loaded.idle.clone(), loaded.ticker.clone());
+        let guest = run_guest(loaded, request, tls, invocation, send_head);
+        Run {
+            guest: Some(Box::pin(guest)),
+            head,
+            body: None,
+            meter,
+            timer,
+            ended: None,
+            ticker,
+            again: None,
+            idle,
+        }
+    }
+
     /// Runs the guest until it sends the head of its response. An error says how it ended without one.
     pub async fn head(&mut self) -> Result<http::response::Parts, Ended> {
         let head = poll_fn(|cx| {

@@ -3,16 +3,14 @@
 use crate::child::{self, Answer, ChildError, ChildLimits, Job};
 use crate::epoch::Ticker;
 use crate::idle::IdleOfHost;
-use crate::instance::{Instance, Invocation};
-use crate::load::{self, Loaded, sealed_model};
+use crate::instance::Instance;
+use crate::load::{self, sealed_model};
 use crate::pool::InferencePool;
-use crate::run::{self, Run};
 use crate::seal::{SealError, Seals};
 use crate::share::InstanceMemory;
 use crate::state::State;
 use crate::store::{CodeStore, Source};
 use crate::{compile, config, heap};
-use bytes::Bytes;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -236,21 +234,6 @@ impl Runtime {
     /// Ends those that have waited for longer than their functions' keep-alive.
     pub fn end_overdue_instances(&self) {
         self.idle_of_host.end_overdue(Instant::now());
-    }
-
-    /// Begins an invocation of a loaded function. `request` is what the guest sees; `tls` is the scheme it is told.
-    pub fn start<B>(
-        &self,
-        loaded: Arc<Loaded>,
-        request: http::Request<B>,
-        tls: bool,
-        invocation: Invocation,
-    ) -> Run
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<wasmtime_wasi_http::Error>,
-    {
-        run::start(loaded, request, tls, invocation)
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use vesta_core::FunctionName;
+use vesta_core::keepalive::Explanation;
 use vesta_core::lifecycle::ColdStartParts;
 use vesta_core::manifest::{BlobRef, PackageManifest};
 
@@ -74,34 +75,11 @@ pub struct Standing {
     pub resident_bytes: u64,
     #[serde(default)]
     pub kept_by_minimum: bool,
-    pub keep_alive: KeepAlive,
+    pub keep_alive: Explanation,
     #[serde(default)]
     pub cold_start: Option<ColdStartParts>,
     #[serde(default)]
     pub refused: Option<Refused>,
-}
-
-/// Why it is kept. Times are milliseconds after the last request.
-#[derive(Debug, Deserialize)]
-pub struct KeepAlive {
-    #[serde(default)]
-    pub reason: String,
-    #[serde(default)]
-    pub age_ms: Option<u64>,
-    #[serde(default)]
-    pub index: f64,
-    #[serde(default)]
-    pub price: f64,
-    #[serde(default)]
-    pub cold_ms: f64,
-    #[serde(default)]
-    pub resident_mb: f64,
-    #[serde(default)]
-    pub kept_until_ms: u64,
-    #[serde(default)]
-    pub prewarm_at_ms: Option<u64>,
-    #[serde(default)]
-    pub prewarmed_until_ms: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,6 +8,7 @@ use super::output;
 use super::target::{Selector, Target};
 use crate::package::units::{format_duration_ms, format_size};
 use anyhow::Context;
+use vesta_core::keepalive::Reason;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -97,8 +98,8 @@ fn kept(s: &Standing) -> String {
         "keeping it saves {:.1e} ms of cold start per MB and second, memory costs {:.1e} ({:.1} ms, {:.1} MB)",
         k.index, k.price, k.cold_ms, k.resident_mb
     );
-    match (k.reason.as_str(), k.prewarm_at_ms, k.prewarmed_until_ms) {
-        ("fixed", ..) => format!("{until}: scaling.keep_alive"),
+    match (k.reason, k.prewarm_at_ms, k.prewarmed_until_ms) {
+        (Reason::Fixed, ..) => format!("{until}: scaling.keep_alive"),
         (_, Some(from), Some(to)) => {
             format!("{until}, and again from {} to {}: {worth}", time(from), time(to))
         }

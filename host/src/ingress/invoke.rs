@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vesta_core::{InvocationId, Outcome};
-use vesta_engine::Invocation;
+use vesta_engine::{Invocation, Run};
 
 /// What the guest is told beside the id of its invocation.
 const DEADLINE_MS: HeaderName = HeaderName::from_static("vesta-deadline-ms");
@@ -93,7 +93,7 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Respon
     });
     let invocation = Invocation { meter: bill.meter.clone(), logs, deadline };
     bill.begin();
-    let run = ingress.runtime.start(loaded, request, ingress.tls, invocation);
+    let run = Run::start(loaded, request, ingress.tls, invocation);
 
     // Its answer, its end, its record.
     respond(Invoked { run, bill, held: admitted, limits }, client).await

@@ -26,14 +26,12 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 use vesta_core::clock::Clock;
 use vesta_core::price::Prices;
-use vesta_engine::Runtime;
 
 /// What the front door stands on.
 pub struct Ingress {
     pub tenancy: Arc<Tenancy>,
     pub registry: Arc<Registry>,
     pub activator: Arc<Activator>,
-    pub runtime: Arc<Runtime>,
     pub journal: Journal,
     pub logs: Arc<LogStore>,
     pub metrics: Arc<Metrics>,

@@ -2,10 +2,10 @@
 
 use super::{Asked, History, KeepAlive, Plan, Price};
 use crate::clock::Instant;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a plan rests on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The manifest states a keep-alive.
@@ -19,7 +19,7 @@ pub enum Reason {
 }
 
 /// Why a function is kept, until when and at what cost. Times are milliseconds after the last arrival.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     pub reason: Reason,
     /// Since the last arrival; nothing if there was none.

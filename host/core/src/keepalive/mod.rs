@@ -2,7 +2,8 @@
 //!
 //! All of it is pure: the caller brings the time and acts on the answers. [`History`] is what a host remembers of a
 //! function, [`KeepAlive`] judges it, [`price()`] says what memory costs at the moment, and
-//! [`Explanation`] says all of that in numbers. Who makes room when memory is short is [`crate::lifecycle`]'s part. Every time in a [`Plan`] counts from the function's last arrival.
+//! [`Explanation`] says all of that in numbers. Who makes room when memory is short is [`crate::lifecycle`]'s part.
+//! Every time in a [`Plan`] counts from the function's last arrival.
 
 mod explain;
 mod history;

@@ -4,12 +4,14 @@
 //! `VESTA_SIM_SEED=7 cargo test -p vesta-core --test sim -- --nocapture` runs one seed and prints what happens;
 //! `VESTA_SIM_SEEDS=100000` runs more of them.
 
+mod tally;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use world::{Tally, World};
+use tally::Tally;
+use world::World;
 
 const SEEDS: u64 = 1_000;
 
