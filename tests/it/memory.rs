@@ -182,7 +182,9 @@ fn what_invocations_held_is_given_back() {
     };
     let nothing = ["instances", "buffers", "code", "models"];
     wait_for("all to be given back", PATIENCE, || nothing.iter().all(|k| metrics(k) == 0.0).then_some(()));
-    assert!(metrics("uncounted") > 0.0);
+    // A reading that was taken while an instance held memory that it had not touched may say nothing; the kernel is asked again after
+    // all have gone, and not left with that.
+    wait_for("what the process holds by itself", PATIENCE, || (metrics("uncounted") > 0.0).then_some(()));
 }
 
 #[test]
