@@ -267,10 +267,14 @@ pub async fn prune(db: &Db, before_unix_ns: i64) -> Result<u64, LedgerError> {
     Ok(deleted)
 }
 
+/// Of the first [`PRUNE_ROWS`] that are to go, the last. Found by the time in their ids, so that nothing is read of what stays: an id is made
+/// just before its invocation starts. Where a clock was set in between, the record goes with a later pruning.
 async fn last_of_oldest(db: &Db, before_unix_ns: i64) -> Result<Option<String>, LedgerError> {
     let sql = "SELECT max(id) FROM
-         (SELECT id FROM usage_records WHERE started_unix_ns < ? ORDER BY id LIMIT ?)";
-    Ok(sqlx::query_scalar(sql).bind(before_unix_ns).bind(PRUNE_ROWS).fetch_one(db.pool()).await?)
+         (SELECT id FROM usage_records WHERE id < ? AND started_unix_ns < ? ORDER BY id LIMIT ?)";
+    let first_to_stay = InvocationId::new(u64::try_from(before_unix_ns / 1_000_000).unwrap_or(0), 0);
+    let query = sqlx::query_scalar(sql).bind(first_to_stay.to_string());
+    Ok(query.bind(before_unix_ns).bind(PRUNE_ROWS).fetch_one(db.pool()).await?)
 }
 
 fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, DbError> {

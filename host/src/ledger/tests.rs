@@ -7,7 +7,7 @@ const DAY: i64 = DAY_NS;
 
 fn record(n: u64, function: &str, day: i64, attos: i128) -> UsageRecord {
     UsageRecord {
-        id: InvocationId::new(1_000 + n, u128::from(n)),
+        id: InvocationId::new((day * DAY).unsigned_abs() / 1_000_000, u128::from(n)),
         tenant: "acme".parse().expect("name"),
         function: function.parse().expect("name"),
         version: 3,

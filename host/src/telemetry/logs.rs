@@ -256,16 +256,36 @@ mod store {
             .bind(before_unix_ns)
             .execute(&mut *write)
             .await?;
-        let beyond = sqlx::query(
-            "DELETE FROM guest_logs WHERE seq IN (SELECT seq FROM
-             (SELECT seq, row_number() OVER (PARTITION BY tenant, function ORDER BY seq DESC) AS place FROM guest_logs)
-             AS placed WHERE place > ?)",
-        )
-        .bind(i64::from(kept))
-        .execute(&mut *write)
-        .await?;
         write.commit().await?;
-        Ok(old.rows_affected() + beyond.rows_affected())
+        let mut deleted = old.rows_affected();
+        let mut after = (String::new(), String::new());
+        while let Some((tenant, function, first_beyond)) = next_function(db, &after, kept).await? {
+            if let Some(first_beyond) = first_beyond {
+                let mut write = db.write().await?;
+                let sql = "DELETE FROM guest_logs WHERE tenant = ? AND function = ? AND seq <= ?";
+                let query = sqlx::query(sql).bind(&tenant).bind(&function).bind(first_beyond);
+                deleted += query.execute(&mut *write).await?.rows_affected();
+                write.commit().await?;
+            }
+            after = (tenant, function);
+        }
+        Ok(deleted)
+    }
+
+    /// The first tenant and function with logs after `after`, and the newest of its entries that are not among the newest `kept`, if it
+    /// has any. One function at a time, from the index: a window over all entries would take memory for each of them.
+    async fn next_function(
+        db: &Db,
+        after: &(String, String),
+        kept: u32,
+    ) -> Result<Option<(String, String, Option<i64>)>, DbError> {
+        let sql = "
+            SELECT tenant, function,
+                (SELECT seq FROM guest_logs AS own WHERE own.tenant = logs.tenant AND own.function = logs.function
+                 ORDER BY seq DESC LIMIT 1 OFFSET ?) AS first_beyond
+            FROM guest_logs AS logs WHERE (tenant, function) > (?, ?) ORDER BY tenant, function LIMIT 1";
+        let query = sqlx::query_as(sql).bind(i64::from(kept)).bind(&after.0).bind(&after.1);
+        Ok(query.fetch_optional(db.pool()).await?)
     }
 
     fn written(row: &SqliteRow, tenant: &TenantName, function: &FunctionName) -> Result<Written, DbError> {
