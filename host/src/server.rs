@@ -37,7 +37,7 @@ use vesta_core::keepalive::IndexPolicy;
 use vesta_core::memory::Grant;
 use vesta_core::price::Prices;
 use vesta_core::settlement::Settlement;
-use vesta_engine::{ModelLimits, Runtime, RuntimeConfig, cpu};
+use vesta_engine::{ModelLimits, Runtime, RuntimeConfig, cpu, heap};
 
 /// How often old records and logs are removed, and blobs that nobody needs.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
@@ -47,6 +47,7 @@ const LAST_WORK: Duration = Duration::from_secs(10);
 
 /// Runs the host until SIGTERM or SIGINT.
 pub fn run(args: ServeArgs) -> Result<()> {
+    heap::keep();
     let (config, prices) = HostConfig::load(&args)?;
     init_tracing();
     cpu::register_thread("main");
@@ -318,7 +319,7 @@ async fn housekeeping(
         told("logs", logs.prune(now - days(config.log_retention_days)).await.map_err(|e| e.to_string()));
         told("blobs", deployments.collect().await.map(|n| n as u64).map_err(|e| e.to_string()));
         // Reading far takes megabytes, on whichever threads the database has for it.
-        vesta_engine::heap::let_go();
+        let _ = tokio::task::spawn_blocking(heap::let_go).await;
     }
 }
 

@@ -38,12 +38,15 @@ struct Job {
 
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Threads that have had nothing to do for [`heap::IDLE`].
+    idle: usize,
     closed: bool,
 }
 
 struct Shared {
     queue: Mutex<Queue>,
     ready: Condvar,
+    threads: usize,
     waiting_max: usize,
 }
 
@@ -59,9 +62,10 @@ pub(crate) struct InferencePool(Arc<Shared>);
 
 impl InferencePool {
     pub fn start(threads: usize, waiting_max: usize) -> std::io::Result<InferencePool> {
-        let queue = Mutex::new(Queue { jobs: VecDeque::new(), closed: false });
-        let shared = Arc::new(Shared { queue, ready: Condvar::new(), waiting_max });
-        for n in 0..threads.max(1) {
+        let threads = threads.max(1);
+        let queue = Mutex::new(Queue { jobs: VecDeque::new(), idle: 0, closed: false });
+        let shared = Arc::new(Shared { queue, ready: Condvar::new(), threads, waiting_max });
+        for n in 0..threads {
             let shared = shared.clone();
             std::thread::Builder::new().name(format!("vesta-infer-{n}")).spawn(move || work(&shared))?;
         }
@@ -116,30 +120,23 @@ fn work(shared: &Shared) {
     cpu::unregister_thread();
 }
 
-/// Waits for the next job; none comes after the queue was closed.
+/// Waits for the next job; none comes after the queue was closed. The last thread that goes idle lets go of what the runs have freed.
 fn next(shared: &Shared) -> Option<Job> {
     let mut queue = shared.queue();
-    let mut idle = false;
-    loop {
-        if let Some(job) = queue.jobs.pop_front() {
-            return Some(job);
-        }
-        if queue.closed {
-            return None;
-        }
-        if idle {
-            queue = shared.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            continue;
-        }
-        let waited = shared.ready.wait_timeout(queue, heap::IDLE).unwrap_or_else(PoisonError::into_inner);
-        queue = waited.0;
-        if waited.1.timed_out() && queue.jobs.is_empty() {
+    let nothing = |queue: &mut Queue| queue.jobs.is_empty() && !queue.closed;
+    (queue, _) =
+        shared.ready.wait_timeout_while(queue, heap::IDLE, nothing).unwrap_or_else(PoisonError::into_inner);
+    if nothing(&mut queue) {
+        queue.idle += 1;
+        if queue.idle == shared.threads {
             drop(queue);
             heap::let_go();
-            idle = true;
             queue = shared.queue();
         }
+        queue = shared.ready.wait_while(queue, nothing).unwrap_or_else(PoisonError::into_inner);
+        queue.idle -= 1;
     }
+    queue.jobs.pop_front()
 }
 
 fn run(job: Job) {

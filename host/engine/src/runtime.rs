@@ -10,7 +10,7 @@ use crate::seal::{SealError, Seals};
 use crate::share::InstanceMemory;
 use crate::state::State;
 use crate::store::{CodeStore, Source};
-use crate::{compile, config, heap};
+use crate::{compile, config};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -116,7 +116,6 @@ pub struct Runtime {
 impl Runtime {
     /// `memory` is the host's budget, and whoever makes room in it.
     pub fn new(config: RuntimeConfig, memory: Arc<dyn Grant>) -> Result<Runtime, EngineError> {
-        heap::keep();
         let engine = wasmtime::Engine::new(&config::serving(config.instances_max)).map_err(runtime_error)?;
         let linker = compile::linker(&engine).map_err(runtime_error)?;
         let seals = Arc::new(Seals::new(config.cache_key));
