@@ -13,7 +13,7 @@ use crate::control::{self, ControlState};
 use crate::db::Db;
 use crate::ingress::{Ingress, Served, Serving, serve};
 use crate::ledger::Ledger;
-use crate::lifecycle::{Activator, EnginePreparer, Functions, Lifecycle, follow_registry, reap};
+use crate::lifecycle::{Activator, EnginePreparer, Functions, Histories, Lifecycle, follow_registry, reap};
 use crate::metering::{Journal, Post, PostError, run_poster};
 use crate::registry::{Registry, RegistryEvent};
 use crate::telemetry::logs::LogStore;
@@ -109,6 +109,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         preparer,
         start_seconds_max: config.start_seconds_max,
     });
+    let histories = Arc::new(Histories::open(activator.clone(), db.clone(), clock.clone()).await?);
     let journal = Journal::open(&data.path.join("journal"), config.durable, settlement)?;
     let mut poster = tokio::spawn(run_poster(journal.clone(), Arc::new(LedgerPost(ledger.clone()))));
     let metrics: Arc<Metrics> = Arc::default();
@@ -159,7 +160,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     tokio::spawn(forget_deleted(registry.clone(), metrics));
     tokio::spawn(reap(activator.clone()));
     tokio::spawn(follow_registry(activator, registry));
-    tokio::spawn(housekeeping(config.clone(), clock, deployments, ledger, logs.clone()));
+    tokio::spawn(housekeeping(config.clone(), clock, deployments, ledger, logs.clone(), histories.clone()));
     let grace = Duration::from_secs(config.drain_seconds);
     let serving = |listener| Serving {
         listener,
@@ -188,6 +189,9 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         poster.abort();
     }
     logs.flush().await;
+    if let Err(error) = histories.save().await {
+        tracing::warn!(%error, "what was learned of functions is lost since it was last saved");
+    }
     db.close().await;
     drop(data);
     Ok(())
@@ -295,13 +299,14 @@ async fn forget_deleted(registry: Arc<Registry>, metrics: Arc<Metrics>) {
     }
 }
 
-/// Removes what is past its retention, for as long as the host runs.
+/// Removes what is past its retention and writes down what was learned, for as long as the host runs.
 async fn housekeeping(
     config: HostConfig,
     clock: Arc<dyn Clock>,
     deployments: Arc<Deployments>,
     ledger: Arc<Ledger>,
     logs: Arc<LogStore>,
+    histories: Arc<Histories>,
 ) {
     let days = |n: u32| i64::from(n) * 24 * 3600 * 1_000_000_000;
     loop {
@@ -317,6 +322,7 @@ async fn housekeeping(
             ledger.prune(now - days(config.usage_retention_days)).await.map_err(|e| e.to_string()),
         );
         told("logs", logs.prune(now - days(config.log_retention_days)).await.map_err(|e| e.to_string()));
+        told("histories", histories.save().await.map_err(|e| e.to_string()));
         told("blobs", deployments.collect().await.map(|n| n as u64).map_err(|e| e.to_string()));
         // Reading far takes megabytes, on whichever threads the database has for it.
         let _ = tokio::task::spawn_blocking(heap::let_go).await;

@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("registry", &["db"]),
     ("ledger", &["db"]),
     ("artifact", &["db", "registry"]),
-    ("lifecycle", &["registry", "artifact"]),
+    ("lifecycle", &["db", "registry", "artifact"]),
     ("control", &["db", "package", "telemetry", "tenancy", "registry", "artifact", "ledger"]),
     ("ingress", &["tenancy", "registry", "lifecycle", "metering", "telemetry"]),
     ("cli", &["package", "server"]),

@@ -13,6 +13,7 @@ mod deploy;
 mod documents;
 mod drain;
 mod examples;
+mod keep_alive;
 mod limits;
 mod logs;
 mod memory;

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A point on the host's monotonic clock, as the time since the host started.
+/// A point on the host's monotonic clock. The host starts at [`BEFORE_START`], so that what was before has a name, too.
 pub type Instant = Duration;
+
+/// The moment at which a host starts: further back than anything reaches that is remembered of an earlier run.
+pub const BEFORE_START: Instant = Duration::from_secs(30 * 24 * 3600);
 
 /// The two clocks of the platform. Policy runs on [`Clock::now`]; the wall clock decides calendars only.
 pub trait Clock: Send + Sync {
-    /// Monotonic time since the host started.
+    /// Monotonic time: [`BEFORE_START`] and the time since the host started.
     fn now(&self) -> Instant;
     /// Nanoseconds since 1970.
     fn unix_ns(&self) -> i64;
@@ -26,7 +29,7 @@ impl SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
-        self.start.elapsed()
+        BEFORE_START + self.start.elapsed()
     }
     fn unix_ns(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vesta_core::Digest;
-use vesta_core::keepalive::{Asked, IndexPolicy};
+use vesta_core::keepalive::{Asked, History, IndexPolicy};
 use vesta_core::lifecycle::{Failure, Fleet, Next, Resident, Slot, State};
 use vesta_core::memory::{Kind, Memory, Part, Reservation};
 
@@ -121,7 +121,7 @@ fn threads_lose_nothing_and_hold_no_more_than_the_budget() {
     let asked =
         |n: usize| Asked { keep_alive: Some(Duration::from_micros(300 * n as u64)), ..Asked::default() };
     let functions = (0..FUNCTIONS).map(|n| Function {
-        slot: Mutex::new(fleet.slot((), asked(n), None)),
+        slot: Mutex::new(fleet.slot((), asked(n), History::new())),
         // The last model is shared by all; two functions of five fit.
         parts: vec![part(n as u8, 25), part(99, 20)],
         is_starting: AtomicBool::new(false),

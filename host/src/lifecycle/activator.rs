@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
-use vesta_core::keepalive::Asked;
+use vesta_core::clock;
+use vesta_core::keepalive::{Asked, History};
 use vesta_core::lifecycle::{Next, NotAdmitted, Standing, State, States};
 use vesta_core::{FunctionName, TenantName};
 use vesta_engine::{Loaded, Meter, Runtime};
@@ -67,17 +68,45 @@ impl Activator {
         if let Some(entry) = self.table.get(&key(number)) {
             return Some(entry.clone());
         }
-        let former =
-            (1..number).rev().take(FORMER_MAX as usize).find_map(|n| Some(self.table.get(&key(n))?.clone()));
+        let former = (1..number)
+            .rev()
+            .take(FORMER_MAX as usize)
+            .find_map(|n| Some(self.table.get(&key(n))?.history()));
+        self.place(version, former.unwrap_or_default())
+    }
+
+    /// What was learned of a version in an earlier run of the host. It is looked at then: it may be worth having.
+    pub(super) fn restore(
+        &self,
+        tenant: &str,
+        function: &str,
+        number: u32,
+        history: History,
+        look_at: clock::Instant,
+    ) {
+        if let Ok(version) = self.parts.registry.resolve(tenant, function, Some(&number.to_string()))
+            && let Some(entry) = self.place(&version, history)
+        {
+            self.functions.fleet.look_at(&entry, look_at);
+        }
+    }
+
+    /// What was learned of each version that was asked for.
+    pub(super) fn histories(&self) -> Vec<(Key, History)> {
+        self.table.iter().map(|entry| (entry.key().clone(), entry.history())).collect()
+    }
+
+    /// Gives a version its place, unless it has one.
+    fn place(&self, version: &Arc<Version>, history: History) -> Option<Arc<Entry>> {
+        let key = (version.tenant.clone(), version.function.clone(), version.number);
         let keep_alive = version.manifest.scaling.keep_alive_ms.map(Duration::from_millis);
         let asked = Asked { keep_alive, ..Asked::default() };
         let owner = Owner { version: version.clone(), ended: watch::Sender::new(None) };
-        let entry = self.functions.fleet.slot(owner, asked, former.as_deref());
-        let entry = self.table.entry(key(number)).or_insert(entry).clone();
+        let entry = self.functions.fleet.slot(owner, asked, history);
+        let entry = self.table.entry(key.clone()).or_insert(entry).clone();
         // Of a version that was deleted before it stood in the table nobody tells us again.
-        if self.parts.registry.resolve(tenant.as_str(), function.as_str(), Some(&number.to_string())).is_err()
-        {
-            self.forget(&key(number));
+        if self.is_gone(&key) {
+            self.forget(&key);
             return None;
         }
         Some(entry)
@@ -92,14 +121,13 @@ impl Activator {
 
     /// Forgets all versions that are not in the registry any more.
     pub(super) fn forget_deleted(&self) {
-        let is_gone = |(tenant, function, number): &Key| {
-            self.parts
-                .registry
-                .resolve(tenant.as_str(), function.as_str(), Some(&number.to_string()))
-                .is_err()
-        };
-        let gone: Vec<Key> = self.table.iter().map(|e| e.key().clone()).filter(is_gone).collect();
+        let gone: Vec<Key> =
+            self.table.iter().map(|e| e.key().clone()).filter(|key| self.is_gone(key)).collect();
         gone.iter().for_each(|key| self.forget(key));
+    }
+
+    fn is_gone(&self, (tenant, function, number): &Key) -> bool {
+        self.parts.registry.resolve(tenant.as_str(), function.as_str(), Some(&number.to_string())).is_err()
     }
 
     /// The warm function, after a cold start if need be. The start that this call triggered is

@@ -51,17 +51,17 @@ const NEWEST: f32 = 0.2;
 #[derive(Debug)]
 pub struct History {
     /// Weight of the gaps of each bucket. Instead of all weights decaying with each event, `unit` grows.
-    weights: [f32; BUCKETS],
+    pub(super) weights: [f32; BUCKETS],
     /// What the next event weighs.
-    unit: f32,
+    pub(super) unit: f32,
     /// Gaps recorded.
-    gaps: u32,
-    last: Option<Instant>,
+    pub(super) gaps: u32,
+    pub(super) last: Option<Instant>,
     /// The arrival that was the last event.
-    event: Instant,
-    starts: u32,
-    cold_ms: f32,
-    resident_mb: f32,
+    pub(super) event: Instant,
+    pub(super) starts: u32,
+    pub(super) cold_ms: f32,
+    pub(super) resident_mb: f32,
     /// The last fit, packed; see [`Fit`].
     fit: AtomicU64,
 }

@@ -2,13 +2,14 @@
 //!
 //! All of it is pure: the caller brings the time and acts on the answers. [`History`] is what a host remembers of a
 //! function, [`KeepAlive`] judges it, [`price()`] says what memory costs at the moment, and
-//! [`Explanation`] says all of that in numbers. Who makes room when memory is short is [`crate::lifecycle`]'s part.
+//! [`Explanation`] says all of that in numbers, and [`SavedHistory`] carries it over a restart. Who makes room when memory is short is [`crate::lifecycle`]'s part.
 //! Every time in a [`Plan`] counts from the function's last arrival.
 
 mod explain;
 mod history;
 mod index;
 mod price;
+mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ pub use explain::{Explanation, Reason};
 pub use history::{History, MB, MERGE};
 pub use index::IndexPolicy;
 pub use price::{BASE_PRICE, Price, price};
+pub use saved::SavedHistory;
 
 use std::time::Duration;
 

@@ -230,3 +230,47 @@ fn an_explanation_says_it_in_numbers() {
     assert_eq!(json["reason"], "prewarm");
     assert!(json["price"].as_f64() == Some(BASE_PRICE) && json["cold_ms"].is_number());
 }
+
+#[test]
+fn a_history_outlives_its_process() {
+    const UNIX_MS: i64 = 1_800_000_000_000;
+    for gaps in [vec![], vec![3_600; 100], [[30; 9].as_slice(), &[14_400]].concat(), vec![20; 2_000]] {
+        let history = after(gaps);
+        let then = history.last_arrival().expect("arrivals") + MINUTE;
+        let saved = SavedHistory::of(&history, then, UNIX_MS);
+        let json = serde_json::to_string(&saved).expect("plain values");
+        let read: SavedHistory = serde_json::from_str(&json).expect("as written");
+        // Another process with another clock, an hour later.
+        let now = Duration::from_secs(5_000_000);
+        let restored = read.restore(now, UNIX_MS + 3_600_000).expect("of this format");
+        assert_eq!(restored.last_arrival(), Some(now - 61 * MINUTE));
+        assert_eq!((restored.gaps(), restored.cold_ms()), (history.gaps(), history.cold_ms()));
+        let (before, after) = (plan(&history), plan(&restored));
+        assert_eq!(before.prewarm_at().is_some(), after.prewarm_at().is_some());
+        let near = |a: Duration, b: Duration| a.abs_diff(b) <= Duration::from_secs(1) + b / 50;
+        assert!(near(after.linger, before.linger) && near(after.resident.until, before.resident.until));
+        assert!((index(&restored, 900) / index(&history, 900) - 1.0).abs() < 0.05);
+    }
+}
+
+#[test]
+fn a_saved_history_of_another_time_or_make_does_no_harm() {
+    let history = after([900, 900]);
+    let saved = SavedHistory::of(&history, Duration::from_secs(4_000), 10_000_000);
+    let now = Duration::from_secs(50_000);
+    // The wall clock was set back, and far ahead.
+    assert_eq!(saved.restore(now, 0).and_then(|h| h.last_arrival()), Some(now));
+    assert_eq!(saved.restore(now, i64::MAX).and_then(|h| h.last_arrival()), Some(Instant::ZERO));
+    let json = serde_json::to_value(&saved).expect("plain values");
+    for (pointer, value) in [
+        ("/format", serde_json::json!("vesta-history/2")),
+        ("/cold_ms", serde_json::json!(-1.0)),
+        ("/weights", serde_json::json!({ "72": 1.0 })),
+        ("/weights", serde_json::json!({ "3": -1.0 })),
+    ] {
+        let mut json = json.clone();
+        *json.pointer_mut(pointer).expect("a field") = value;
+        let read: SavedHistory = serde_json::from_value(json).expect("of its shape");
+        assert!(read.restore(now, 2_000_000).is_none(), "{pointer}");
+    }
+}

@@ -7,7 +7,7 @@ use super::State;
 use super::agenda::Agenda;
 use super::function::{Failure, Function, Next, NotAdmitted, Resident, Review, Standing};
 use crate::clock::Instant;
-use crate::keepalive::{Asked, KeepAlive, PREWARM_GAIN, Price, price};
+use crate::keepalive::{Asked, History, KeepAlive, PREWARM_GAIN, Price, price};
 use crate::memory::{Key, Memory, Part, Reservation, Short, Taken};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -51,6 +51,11 @@ impl<L: Resident> Slot<L> {
 
     pub fn state(&self) -> State {
         self.lock().state()
+    }
+
+    /// What is remembered of its arrivals and costs.
+    pub fn history(&self) -> History {
+        self.lock().history().clone()
     }
 }
 
@@ -115,9 +120,8 @@ impl<L: Resident> Fleet<L> {
         }
     }
 
-    /// A place for one version of a function, cold. `before` is the version whose arrivals it inherits.
-    pub fn slot(&self, owner: L::Owner, asked: Asked, before: Option<&Slot<L>>) -> Arc<Slot<L>> {
-        let history = before.map(|slot| slot.lock().history().clone()).unwrap_or_default();
+    /// A place for one version of a function, cold, with the history of the version before it or of the host's last run.
+    pub fn slot(&self, owner: L::Owner, asked: Asked, history: History) -> Arc<Slot<L>> {
         let id = self.next_id.fetch_add(1, Relaxed);
         Arc::new(Slot { owner, id, asked, function: Mutex::new(Function::with_history(history)) })
     }
@@ -245,6 +249,12 @@ impl<L: Resident> Fleet<L> {
         if function.state() != State::Draining {
             self.note(slot, function.is_warm(), Some(now));
         }
+    }
+
+    /// Has a function looked at then: from what is remembered of it, it may be worth having.
+    pub fn look_at(&self, slot: &Arc<Slot<L>>, moment: Instant) {
+        let function = slot.lock();
+        self.note(slot, function.is_warm(), Some(moment));
     }
 
     /// When [`Fleet::due`] has something to do next.

@@ -149,7 +149,7 @@ fn in_a_fleet(
     budget: u64,
 ) -> Cost {
     let fleet = Fleet::<Warm>::new(Memory::new(budget), policy.clone(), Box::new(|| ()));
-    let slots: Vec<_> = (0..trace.len()).map(|i| fleet.slot(i, Asked::default(), None)).collect();
+    let slots: Vec<_> = (0..trace.len()).map(|i| fleet.slot(i, Asked::default(), History::new())).collect();
     let mut cost = Cost::default();
     let mut start = |slot: &Arc<Slot<Warm>>, now: Duration| {
         let f = &trace[slot.owner];

@@ -634,9 +634,9 @@ impl World {
                 Part { kind, digest, bytes: expected }
             })
             .collect();
-        let before = self.functions[function].map(|v| self.versions[v].slot.clone());
+        let history = self.functions[function].map(|v| self.versions[v].slot.history());
         let version = Version {
-            slot: self.fleet.slot((), asked, before.as_deref()),
+            slot: self.fleet.slot((), asked, history.unwrap_or_default()),
             asked,
             parts,
             concurrency: if self.rng.random_bool(0.2) { 2 } else { self.rng.random_range(3..150) },
