@@ -109,7 +109,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         preparer,
         start_seconds_max: config.start_seconds_max,
     });
-    let histories = Arc::new(Histories::open(activator.clone(), db.clone(), clock.clone()).await?);
+    let histories = Histories::open(activator.clone(), db.clone(), clock.clone()).await;
     let journal = Journal::open(&data.path.join("journal"), config.durable, settlement)?;
     let mut poster = tokio::spawn(run_poster(journal.clone(), Arc::new(LedgerPost(ledger.clone()))));
     let metrics: Arc<Metrics> = Arc::default();

@@ -134,6 +134,17 @@ async fn pruning_keeps_the_sums_and_a_late_replay_of_a_pruned_record_counts_noth
 }
 
 #[tokio::test]
+async fn a_record_whose_id_and_start_a_set_clock_has_parted_goes_when_both_are_old() {
+    let dir = tempfile::tempdir().expect("dir");
+    let ledger = ledger(&dir).await;
+    let (mut early, mut late) = (record(1, "hello", 10, 3), record(2, "hello", 20, 3));
+    (early.id, late.id) = (late.id, early.id);
+    ledger.post(&[early, late]).await.expect("post");
+    assert_eq!(ledger.prune(15 * DAY).await.expect("prune"), 0);
+    assert_eq!(ledger.prune(25 * DAY).await.expect("prune"), 2);
+}
+
+#[tokio::test]
 async fn a_reader_waits_for_what_was_accepted_before_it_asked() {
     let dir = tempfile::tempdir().expect("dir");
     let settlement = Arc::new(Settlement::default());

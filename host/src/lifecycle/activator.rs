@@ -1,11 +1,11 @@
 //! From a version to a warm function: one cold start for any number of waiting requests.
 
-use super::entry::{Admitted, ColdStart, Entry, Owner, StartError};
+use super::entry::{Admitted, ColdStart, Entry, Mark, Owner, StartError, mark};
 use super::functions::Functions;
 use super::prepare::EnginePreparer;
 use crate::registry::{Registry, Version};
 use dashmap::DashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -72,7 +72,7 @@ impl Activator {
             .rev()
             .take(FORMER_MAX as usize)
             .find_map(|n| Some(self.table.get(&key(n))?.history()));
-        self.place(version, former.unwrap_or_default())
+        self.place(version, former.unwrap_or_default(), Mark::default())
     }
 
     /// What was learned of a version in an earlier run of the host. It is looked at then: it may be worth having.
@@ -85,23 +85,25 @@ impl Activator {
         look_at: clock::Instant,
     ) {
         if let Ok(version) = self.parts.registry.resolve(tenant, function, Some(&number.to_string()))
-            && let Some(entry) = self.place(&version, history)
+            && let saved = mark(&history)
+            && let Some(entry) = self.place(&version, history, saved)
         {
             self.functions.fleet.look_at(&entry, look_at);
         }
     }
 
-    /// What was learned of each version that was asked for.
-    pub(super) fn histories(&self) -> Vec<(Key, History)> {
-        self.table.iter().map(|entry| (entry.key().clone(), entry.history())).collect()
+    /// The versions that were asked for.
+    pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.table.iter().map(|entry| entry.clone()).collect()
     }
 
     /// Gives a version its place, unless it has one.
-    fn place(&self, version: &Arc<Version>, history: History) -> Option<Arc<Entry>> {
+    fn place(&self, version: &Arc<Version>, history: History, saved: Mark) -> Option<Arc<Entry>> {
         let key = (version.tenant.clone(), version.function.clone(), version.number);
         let keep_alive = version.manifest.scaling.keep_alive_ms.map(Duration::from_millis);
         let asked = Asked { keep_alive, ..Asked::default() };
-        let owner = Owner { version: version.clone(), ended: watch::Sender::new(None) };
+        let (ended, saved) = (watch::Sender::new(None), Mutex::new(saved));
+        let owner = Owner { version: version.clone(), ended, saved };
         let entry = self.functions.fleet.slot(owner, asked, history);
         let entry = self.table.entry(key.clone()).or_insert(entry).clone();
         // Of a version that was deleted before it stood in the table nobody tells us again.

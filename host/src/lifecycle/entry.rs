@@ -2,9 +2,11 @@
 
 use super::functions::Functions;
 use crate::registry::Version;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
+use vesta_core::clock::Instant;
+use vesta_core::keepalive::History;
 use vesta_core::lifecycle::{ColdStartParts, Failure, Refused, Resident, Slot};
 use vesta_core::memory::{Reservation, Short};
 use vesta_engine::Loaded;
@@ -17,6 +19,15 @@ pub struct Owner {
     pub version: Arc<Version>,
     /// How the last cold start ended, for those who wait for it.
     pub ended: watch::Sender<Option<Result<ColdStart, StartError>>>,
+    /// The state of its history that was saved last.
+    pub saved: Mutex<Mark>,
+}
+
+/// Tells one state of a history from another: the last arrival, and how many starts there were.
+pub type Mark = (Option<Instant>, u32);
+
+pub(super) fn mark(history: &History) -> Mark {
+    (history.last_arrival(), history.starts())
 }
 
 /// A loaded function as the fleet knows it.

@@ -4,15 +4,12 @@ use super::activator::Activator;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
-use vesta_core::memory::Memory;
 use vesta_engine::heap;
 
 /// How often the kernel is asked what the process holds, while anything is warm.
 const SAMPLE: Duration = Duration::from_secs(1);
 /// How often after that.
 const LAST_SAMPLES: u32 = 4;
-/// Where less of the budget is free than one part in this many, what was freed of the heap goes before functions do.
-const SHORT: u64 = 16;
 /// All plans are made anew when the price of memory has changed by this factor.
 const PRICE_STEP: f64 = 1.05;
 
@@ -37,11 +34,7 @@ pub async fn reap(activator: Arc<Activator>) {
             () = functions.woken.notified() => {}
             () = at(sample) => {
                 let just_cold = samples_left == LAST_SAMPLES - 1;
-                if just_cold || is_short(functions.fleet.memory()) {
-                    // Takes some milliseconds: nothing for a worker.
-                    let _ = tokio::task::spawn_blocking(heap::let_go).await;
-                }
-                look_at_memory(&activator, &mut price);
+                look_at_memory(&activator, &mut price, just_cold).await;
                 activator.parts.runtime.end_overdue_instances();
                 next_sample = Instant::now() + SAMPLE;
                 samples_left -= 1;
@@ -57,14 +50,16 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-fn is_short(memory: &Memory) -> bool {
-    memory.free() < memory.budget() / SHORT
-}
-
-/// Whoever holds too much of the budget has to go; and what memory costs may have changed.
-fn look_at_memory(activator: &Activator, price: &mut f64) {
+/// Whoever holds too much of the budget has to go, what was freed of the heap first; and what memory costs may have changed.
+async fn look_at_memory(activator: &Activator, price: &mut f64, just_cold: bool) {
     let functions = &activator.functions;
+    let memory = functions.fleet.memory();
     functions.look_at_the_kernel();
+    if just_cold || memory.used() > memory.budget() {
+        // Takes some milliseconds: nothing for a worker.
+        let _ = tokio::task::spawn_blocking(heap::let_go).await;
+        functions.look_at_the_kernel();
+    }
     functions.fleet.relieve(functions.now());
     let new = functions.fleet.price();
     if new > *price * PRICE_STEP || new < *price / PRICE_STEP {

@@ -273,18 +273,22 @@ mod store {
     }
 
     /// The first tenant and function with logs after `after`, and the newest of its entries that are not among the newest `kept`, if it
-    /// has any. One function at a time, from the index: a window over all entries would take memory for each of them.
+    /// has any. One function at a time, from the index: a window over all entries would take memory for each of them. A function whose first
+    /// and last are less than `kept` apart has none, and is not counted.
     async fn next_function(
         db: &Db,
         after: &(String, String),
         kept: u32,
     ) -> Result<Option<(String, String, Option<i64>)>, DbError> {
         let sql = "
-            SELECT tenant, function,
-                (SELECT seq FROM guest_logs AS own WHERE own.tenant = logs.tenant AND own.function = logs.function
-                 ORDER BY seq DESC LIMIT 1 OFFSET ?) AS first_beyond
+            SELECT tenant, function, CASE WHEN
+                (SELECT max(seq) FROM guest_logs WHERE tenant = logs.tenant AND function = logs.function)
+                - (SELECT min(seq) FROM guest_logs WHERE tenant = logs.tenant AND function = logs.function) >= ?
+                THEN (SELECT seq FROM guest_logs WHERE tenant = logs.tenant AND function = logs.function
+                      ORDER BY seq DESC LIMIT 1 OFFSET ?) END AS first_beyond
             FROM guest_logs AS logs WHERE (tenant, function) > (?, ?) ORDER BY tenant, function LIMIT 1";
-        let query = sqlx::query_as(sql).bind(i64::from(kept)).bind(&after.0).bind(&after.1);
+        let kept = i64::from(kept);
+        let query = sqlx::query_as(sql).bind(kept).bind(kept).bind(&after.0).bind(&after.1);
         Ok(query.fetch_optional(db.pool()).await?)
     }
 
@@ -343,7 +347,15 @@ mod tests {
         assert_eq!(logs.prune(991).await.expect("prune"), 991);
         assert!(logs.tail(&a.tenant, &a.function, 9).await.expect("tail").is_empty());
         assert_eq!(logs.tail(&b.tenant, &b.function, 100).await.expect("tail").len(), 9);
-        assert_eq!(store::prune(&logs.db, 0, 4).await.expect("prune"), 5);
+        for (function, entries) in [("c", 3), ("d", 6), ("e", 4)] {
+            (0..entries).for_each(|n| logs.append(entry(n, function)));
+        }
+        logs.flush().await;
+        assert_eq!(store::prune(&logs.db, 0, 4).await.expect("prune"), 5 + 2);
+        for (function, left) in [("b", 4), ("c", 3), ("d", 4), ("e", 4)] {
+            let tail = logs.tail(&a.tenant, &entry(0, function).function, 100).await.expect("tail");
+            assert_eq!(tail.len(), left, "{function}");
+        }
         assert_eq!(logs.dropped(), 0);
     }
 

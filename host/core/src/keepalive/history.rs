@@ -140,6 +140,11 @@ impl History {
         f64::from(self.resident_mb)
     }
 
+    /// Cold starts seen so far.
+    pub fn starts(&self) -> u32 {
+        self.starts
+    }
+
     pub fn last_arrival(&self) -> Option<Instant> {
         self.last
     }

@@ -270,7 +270,7 @@ impl<L: Resident> Function<L> {
 
     /// What its being warm is worth now.
     pub(super) fn index(&self, now: Instant, policy: &dyn KeepAlive, asked: &Asked) -> f64 {
-        let age = self.history.last_arrival().map_or(now, |last| now.saturating_sub(last));
+        let age = self.history.last_arrival().map_or(Duration::ZERO, |last| now.saturating_sub(last));
         policy.index(&self.history, asked, age)
     }
 
