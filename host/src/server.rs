@@ -324,7 +324,7 @@ async fn housekeeping(
         told("logs", logs.prune(now - days(config.log_retention_days)).await.map_err(|e| e.to_string()));
         told("histories", histories.save().await.map_err(|e| e.to_string()));
         told("blobs", deployments.collect().await.map(|n| n as u64).map_err(|e| e.to_string()));
-        // Reading far takes megabytes, on whichever threads the database has for it.
+        // What was freed since, too: while a function stays warm, nobody else lets go of it.
         let _ = tokio::task::spawn_blocking(heap::let_go).await;
     }
 }

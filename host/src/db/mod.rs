@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 const CONNECTIONS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pages that a connection keeps for itself, in KiB, negative as SQLite wants it. The kernel's page cache holds them for all; with SQLite's
-/// own 2,000 the first housekeeping, which reads far, would add megabytes to the process for good.
+/// own 2,000 whoever reads far would add megabytes to the process for good.
 const CACHE_SIZE: &str = "-256";
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/db/migrations");

@@ -84,10 +84,11 @@ impl Activator {
         history: History,
         look_at: clock::Instant,
     ) {
-        if let Ok(version) = self.parts.registry.resolve(tenant, function, Some(&number.to_string()))
-            && let saved = mark(&history)
-            && let Some(entry) = self.place(&version, history, saved)
-        {
+        let Ok(version) = self.parts.registry.resolve(tenant, function, Some(&number.to_string())) else {
+            return;
+        };
+        let saved = mark(&history);
+        if let Some(entry) = self.place(&version, history, saved) {
             self.functions.fleet.look_at(&entry, look_at);
         }
     }
