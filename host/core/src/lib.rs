@@ -14,6 +14,7 @@ pub mod money;
 pub mod outcome;
 pub mod price;
 pub mod settlement;
+pub mod slots;
 pub mod usage;
 
 pub use id::{Digest, FunctionName, InvocationId, TenantName};
