@@ -25,6 +25,10 @@ bench-publish:
 soak *minutes:
     cargo bench --profile dev --bench ratios -- soak {{minutes}}
 
+# Random models with hostile shapes and values under AddressSanitizer, for half an hour or as told (`--seconds 60`, `--seed 7`)
+fuzz *args:
+    tests/fuzz/run {{args}}
+
 # Licences, banned dependencies and security advisories (needs cargo-deny and the advisory database)
 audit:
     cargo deny check

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use vesta_core::price::{PriceError, PricePlan, Prices};
-use vesta_engine::child::ChildLimits;
+use vesta_engine::ChildLimits;
 
 /// The configuration file. Every key has a default; unknown keys are refused.
 #[derive(Debug, Clone, Deserialize)]
@@ -17,22 +17,27 @@ pub struct HostConfig {
     pub listen: SocketAddr,
     /// Address of the control API, of health and of metrics.
     pub control: SocketAddr,
-    /// Where clients reach invocations, if not at `listen`: behind a balancer, or by a name. No `/` at its end.
+    /// Where clients reach invocations, if not at `listen`: behind a balancer, or by a name. No `/` at its
+    /// end.
     pub public_url: Option<String>,
     /// Invocations are also routed by host name: `{function}.{tenant}.{domain}`.
     pub domain: String,
     pub tls: Option<Tls>,
-    /// Memory for code, models, instances and buffers together: bytes, a size such as `"8GiB"`, or a share of what the machine
-    /// and the process's control group allow, such as `"80%"` (the default).
+    /// Memory for code, models, instances and buffers together: bytes, a size such as `"8GiB"`, or a share of
+    /// what the machine and the process's control group allow, such as `"80%"` (the default).
     pub memory: MemorySize,
     /// Instances that may live at once in the whole host.
     pub instances_max: u32,
     /// Connections that may be open at once, on each listener.
     pub connections_max: usize,
-    /// Threads that run models. Default: one for each core.
-    pub inference_threads: Option<usize>,
-    /// Inferences that may wait for a thread.
+    /// Runs of models at once. Default: one for each core.
+    #[serde(alias = "inference_threads")]
+    pub inference_slots: Option<usize>,
+    /// Runs of models that may wait for a slot; of one tenant half as many.
     pub inference_waiting_max: usize,
+    /// The program that runs models: it is called with `inference-worker` and the host's process id. Default:
+    /// this one.
+    pub inference_program: Option<PathBuf>,
     /// Seconds that a cold start may take before the requests that wait for it are refused.
     pub start_seconds_max: u64,
     /// Seconds that running invocations are given on SIGTERM.
@@ -125,8 +130,9 @@ impl Default for HostConfig {
             memory: MemorySize::Share(80),
             instances_max: 1_000,
             connections_max: 10_000,
-            inference_threads: None,
+            inference_slots: None,
             inference_waiting_max: 1_024,
+            inference_program: None,
             start_seconds_max: 30,
             drain_seconds: 30,
             durable: false,
@@ -208,10 +214,10 @@ impl HostConfig {
                 return Err(ConfigError::PublicUrl(url.clone()));
             }
         }
-        // Each instance reserves address space; 10,000 of 4 GiB worked and 30,000 did not (FACTS).
+        // Each instance reserves address space; 10,000 of 4 GiB worked and 30,000 did not.
         bound("instances_max", self.instances_max.into(), 1, 5_000)?;
         bound("connections_max", self.connections_max as u64, 1, 1_000_000)?;
-        bound("inference_threads", self.inference_threads.unwrap_or(1) as u64, 1, 1_024)?;
+        bound("inference_slots", self.inference_slots.unwrap_or(1) as u64, 1, 1_024)?;
         bound("inference_waiting_max", self.inference_waiting_max as u64, 1, 1_000_000)?;
         bound("start_seconds_max", self.start_seconds_max, 1, 3_600)?;
         bound("drain_seconds", self.drain_seconds, 0, 3_600)?;

@@ -1,6 +1,7 @@
 //! `vesta serve`: wires the rooms together, serves, and drains. The only place that knows everything.
 
 mod data_dir;
+mod defences;
 mod machine;
 mod ops;
 
@@ -50,6 +51,7 @@ pub fn run(args: ServeArgs) -> Result<()> {
     heap::keep();
     let (config, prices) = HostConfig::load(&args)?;
     init_tracing();
+    defences::prepare()?;
     cpu::register_thread("main");
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -105,7 +107,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let activator = Activator::new(Lifecycle {
         functions: functions.clone(),
         registry: registry.clone(),
-        runtime: engine,
+        runtime: engine.clone(),
         preparer,
         start_seconds_max: config.start_seconds_max,
     });
@@ -140,6 +142,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         metrics: metrics.clone(),
         activator: activator.clone(),
         functions,
+        runtime: engine,
         journal: journal.clone(),
         stopping: stopping.clone(),
     };
@@ -179,8 +182,9 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     drain.cancel();
     let _ = invocations.await;
     let _ = controls.await;
-    // Connections have ended. What runs beside them (a model whose client is gone) is billed too, and what was
-    // billed goes to the ledger before the process ends; a ledger that lags finds it in the journal at the next start.
+    // Connections have ended. What runs beside them (a model whose client is gone) is billed too, and what
+    // was billed goes to the ledger before the process ends; a ledger that lags finds it in the journal at
+    // the next start.
     bills.close();
     let _ = tokio::time::timeout(LAST_WORK, bills.wait()).await;
     journal.close();
@@ -197,15 +201,19 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     Ok(())
 }
 
+/// This process's own program, for whoever is started by it: also where the file was replaced meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
 fn runtime_config(config: &HostConfig, data: &DataDir) -> Result<RuntimeConfig> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(RuntimeConfig {
         cache_dir: data.path.join("cache"),
         cache_key: data.key("code-cache"),
         instances_max: config.instances_max,
-        inference_threads: config.inference_threads.unwrap_or(cores),
+        inference_slots: config.inference_slots.unwrap_or(cores) as u32,
         inference_waiting_max: config.inference_waiting_max,
-        child_program: std::env::current_exe().context("the path of this program")?,
+        child_program: THIS_PROGRAM.into(),
+        inference_program: config.inference_program.clone().unwrap_or_else(|| THIS_PROGRAM.into()),
         child_limits: config.prepare,
         model_limits: ModelLimits::default(),
         outbound_allow_networks: config.outbound_allow_networks.clone(),

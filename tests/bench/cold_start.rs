@@ -1,8 +1,8 @@
 //! A request to a scaled-to-zero `text-embed` until its answer.
 //!
-//! P1, with its files in the page cache: over a program that maps the same prepared model and runs it once (the program's own start is
-//! not counted). P2, with none of them there: over a program that reads the same bytes one after another, plus an inference of a model
-//! that is warm.
+//! P1, with its files in the page cache: over a program that maps the same prepared model and runs it once
+//! (the program's own start is not counted). P2, with none of them there: over a program that reads the same
+//! bytes one after another, plus an inference of a model that is warm.
 
 use crate::reference::{self, MiniLm};
 use crate::report::Line;
@@ -12,9 +12,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use vesta_tests::process::Process;
 use vesta_tests::{Host, PATIENCE, wait_for};
 
-/// Runs of the model in the reference of P2; the first, which maps its weights, is a small part of their mean.
+/// Runs of the model in the reference of P2; the first, which maps its weights, is a small part of their
+/// mean.
 const WARM_RUNS: &str = "20";
 
 pub fn measure(effort: Effort) -> Vec<Line> {
@@ -117,10 +119,9 @@ fn from_disk(function: &Function, blocks: usize) -> Line {
     let measured = || {
         function.wait_until_cold();
         evict();
-        let id = function.host.process().id().to_string();
-        let before = disk_bytes(&id);
+        let before = function.host.process().disk_bytes();
         let whole = function.answer_now().whole;
-        (whole, disk_bytes(&id) - before)
+        (whole, function.host.process().disk_bytes() - before)
     };
     // Of tables only some rows are read until the answer.
     let enough = bytes / 3;
@@ -171,17 +172,11 @@ fn evict(path: &Path) {
     fadvise(&file, 0, None, Advice::DontNeed).expect("advice is taken");
 }
 
-/// Bytes that a process had the disk read up to now: what shows that its files were not in the page cache.
-fn disk_bytes(process: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{process}/io")).expect("a process of ours");
-    let line = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
-    line.and_then(|bytes| bytes.parse().ok()).expect("read_bytes")
-}
-
 /// The reference of P2: reads files one after another, and prints the nanoseconds.
 pub fn read_files(paths: &[String]) {
     let mut buffer = vec![1; 1 << 20];
-    let (before, begun) = (disk_bytes("self"), Instant::now());
+    let this = Process::new(std::process::id());
+    let (before, begun) = (this.disk_bytes(), Instant::now());
     let mut bytes = 0;
     for path in paths {
         let mut file = File::open(path).expect("open");
@@ -193,6 +188,6 @@ pub fn read_files(paths: &[String]) {
         }
     }
     println!("{}", begun.elapsed().as_nanos());
-    let read = disk_bytes("self") - before;
+    let read = this.disk_bytes() - before;
     assert!(read > bytes / 10 * 9, "only {read} of {bytes} bytes came from disk");
 }

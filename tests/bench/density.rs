@@ -13,12 +13,12 @@ const DEPLOYERS: usize = 8;
 const KEEP_ALIVE_MS: u64 = 100;
 const GB: f64 = 1e9;
 
-/// Thousands of deployed functions, nearly all of them idle: the host's start, its memory, and the cold start of an
-/// arbitrary one of them, against a host with one function.
+/// Thousands of deployed functions, nearly all of them idle: the host's start, its memory, and the cold start
+/// of an arbitrary one of them, against a host with one function.
 ///
-/// The memory of a function has two parts: what is there from the host's start on (versions, aliases), and what is kept of
-/// a function that was called (its history, its metrics). Each is taken as a difference between hosts that did the same
-/// besides.
+/// The memory of a function has two parts: what is there from the host's start on (versions, aliases), and
+/// what is kept of a function that was called (its history, its metrics). Each is taken as a difference
+/// between hosts that did the same besides.
 pub fn deployed(effort: Effort) -> Vec<Line> {
     let count = if effort.quick { 200 } else { 10_000 };
     let hello = Package::new("one", &guests::example("hello").component).keep_alive_ms(KEEP_ALIVE_MS);
@@ -140,7 +140,8 @@ fn restart_ms(host: &mut Host) -> f64 {
     begun.elapsed().as_secs_f64() * 1e3
 }
 
-/// Waits until nothing is warm: no code is mapped. (`/metrics` would say so too, at length where thousands were called.)
+/// Waits until nothing is warm: no code is mapped. (`/metrics` would say so too, at length where thousands
+/// were called.)
 fn all_cold(host: &Host) {
     let cache = host.data_dir().join("cache").display().to_string();
     wait_for("all functions to be cold", PATIENCE, || (!host.process().maps(&cache)).then_some(()));
@@ -165,8 +166,8 @@ fn cold_ms(host: &Host, function: &str) -> f64 {
     ms
 }
 
-/// The private memory of a warm function beside its linear memory: by how much each further one, with code of its own,
-/// grows the host.
+/// The private memory of a warm function beside its linear memory: by how much each further one, with code of
+/// its own, grows the host.
 pub fn warm(effort: Effort) -> Vec<Line> {
     const GROUP: u32 = 5;
     let groups = if effort.quick { 2 } else { 10 };
@@ -212,11 +213,12 @@ pub fn warm(effort: Effort) -> Vec<Line> {
     ]
 }
 
-/// Tenants that each have a function with the same model, all warm: by how much each further tenant grows the host.
+/// Tenants that each have a function with the same model, all warm: by how much each further tenant grows the
+/// host.
 pub fn tenants(effort: Effort) -> Vec<Line> {
     let Some(minilm) = MiniLm::find() else { return Vec::new() };
     let count = if effort.quick { 3 } else { 8 };
-    let host = Host::builder().config("inference_threads = 1\n").start();
+    let host = Host::builder().config("inference_slots = 1\n").start();
     let package = served::package().keep_alive_ms(3_600_000);
     let model = package.blobs()[1].len() as f64;
     let mut tenants: Vec<(String, Api)> = Vec::new();

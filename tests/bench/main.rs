@@ -1,8 +1,8 @@
 //! Vesta measured against references, in one run on one machine; nothing here asserts a time.
 //!
-//! `just bench` runs everything; `just bench P3 P5` these alone; `just bench --quick` a little of everything, to see that
-//! it works. It prints a table and writes below `target/bench`: `report.json`, `report.md` and one plot a figure.
-//! BENCHMARKS.md says what each figure is. `just soak 30` is the soak (`soak.rs`).
+//! `just bench` runs everything; `just bench P3 P5` these alone; `just bench --quick` a little of everything,
+//! to see that it works. It prints a table and writes below `target/bench`: `report.json`, `report.md` and
+//! one plot a figure. BENCHMARKS.md says what each figure is. `just soak 30` is the soak (`soak.rs`).
 
 mod bill;
 mod cold_start;
@@ -17,6 +17,7 @@ mod report;
 mod served;
 mod soak;
 mod stats;
+mod workers;
 
 use report::Line;
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ const MEASURES: &[Measure] = &[
     Measure { ids: &["P6-kernel", "P6-busy"], run: bill::burns },
     Measure { ids: &["P7"], run: preemption::cost },
     Measure { ids: &["P7-yield"], run: preemption::yields },
+    Measure { ids: &["P12-hop", "P12-start", "P12-memory"], run: workers::measure },
     Measure { ids: &["P10"], run: keepalive::measure },
 ];
 

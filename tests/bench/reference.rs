@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 use vesta_core::manifest::Encoding;
-use vesta_nn::{Backend, ModelLimits, Rten, Tensor, TensorType};
+use vesta_nn::{Backend, ModelLimits, PreparedFiles, Rten, Tensor, TensorType};
 use vesta_tests::process::Process;
 
 /// Runs one of the references; its answer goes to standard output.
@@ -28,6 +28,9 @@ pub fn run(role: &str, arguments: &[String]) {
         "reference-loop" => {
             let n = arguments[2].parse().expect("a number of runs");
             println!("{}", run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), n));
+        }
+        "reference-runs" | "reference-load" | "reference-models" => {
+            println!("{}", crate::workers::reference(role, arguments));
         }
         other => panic!("no reference {other}"),
     }
@@ -65,8 +68,8 @@ impl Server {
         Server { child, address: format!("127.0.0.1:{port}") }
     }
 
-    /// `wasmtime serve` with a component; an instance answers `reuse` requests. `None` where there is no `wasmtime`: it
-    /// is looked for in the variable `WASMTIME` and in `PATH`.
+    /// `wasmtime serve` with a component; an instance answers `reuse` requests. `None` where there is no
+    /// `wasmtime`: it is looked for in the variable `WASMTIME` and in `PATH`.
     pub fn wasmtime(component: &Path, reuse: usize) -> Option<Server> {
         let program = std::env::var_os("WASMTIME").unwrap_or_else(|| "wasmtime".into());
         let mut command = Command::new(program);
@@ -150,7 +153,8 @@ fn bare_hyper() {
 
 /// Maps a prepared MiniLM, runs it `n` times over one text and gives the CPU nanoseconds of all runs.
 fn run_model(dir: &Path, tokens: &[i64], n: usize) -> u64 {
-    let graph = Rten.load(dir).expect("the prepared model loads");
+    let files = PreparedFiles::open(dir).expect("prepared files");
+    let graph = Rten.load(files).expect("the prepared model loads");
     let row = |value: &dyn Fn(i64) -> i64| Tensor {
         ty: TensorType::I64,
         shape: vec![1, tokens.len() as u32],
@@ -191,7 +195,8 @@ impl MiniLm {
         let dir = tempfile::tempdir().expect("a directory");
         let prepared = dir.path().join("prepared");
         std::fs::create_dir(&prepared).expect("create");
-        vesta_nn::prepare(&source, Encoding::Onnx, &prepared, &ModelLimits::default()).expect("prepares");
+        vesta_nn::prepare(&source, Encoding::Onnx, &[], &prepared, &ModelLimits::default())
+            .expect("prepares");
         let reference = std::fs::read_to_string(vesta_tests::in_root("examples/text-embed/reference.json"));
         let reference: serde_json::Value =
             serde_json::from_str(&reference.expect("reference.json")).expect("reference.json is JSON");

@@ -1,4 +1,5 @@
-//! P4: served `text-embed` requests per CPU-second of the server, over the same engine in a loop on one thread.
+//! P4: served `text-embed` requests per CPU-second of the server, over the same engine in a loop on one
+//! thread.
 
 use crate::Effort;
 use crate::reference::{self, MiniLm};
@@ -17,7 +18,7 @@ pub fn package() -> Package {
 
 /// A host with `text-embed`, which is let go after `keep_alive_ms` without a request.
 pub fn host(keep_alive_ms: u64) -> Host {
-    let host = Host::builder().config("inference_threads = 1\n").start();
+    let host = Host::builder().config("inference_slots = 1\n").start();
     package().keep_alive_ms(keep_alive_ms).deploy(&host.control());
     host
 }

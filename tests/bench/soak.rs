@@ -1,8 +1,8 @@
-//! A soak: functions go cold and warm for half an hour, always in the same mix, while the host's private memory and its
-//! descriptors are sampled every second. After the warm-up both have to stay where they are.
+//! A soak: functions go cold and warm for half an hour, always in the same mix, while the host's private
+//! memory and its descriptors are sampled every second. After the warm-up both have to stay where they are.
 //!
-//! `just soak [minutes]` writes `target/bench/soak.json` and two plots; it fails unless the memory of the last third is
-//! within 2 MiB of the first third's, the descriptors are flat, and every request was answered.
+//! `just soak [minutes]` writes `target/bench/soak.json` and two plots; it fails unless the memory of the
+//! last third is within 2 MiB of the first third's, the descriptors are flat, and every request was answered.
 
 use crate::reference::MiniLm;
 use crate::stats::mean;
@@ -18,8 +18,8 @@ const MINUTES: f64 = 30.0;
 const WARM_UP: f64 = 0.1;
 const WARM_UP_MIN: f64 = 1.5;
 const MEMORY_BYTES_MAX: f64 = (2 << 20) as f64;
-/// How far the mean number of descriptors may move: clients come and go, and a second of the one third falls on more of them
-/// than of the other. What leaks with every request or start shows as hundreds.
+/// How far the mean number of descriptors may move: clients come and go, and a second of the one third falls
+/// on more of them than of the other. What leaks with every request or start shows as hundreds.
 const DESCRIPTORS_MAX: f64 = 4.0;
 /// Less than any pause of the load: every burst finds its function cold.
 const KEEP_ALIVE_MS: u64 = 100;
@@ -45,7 +45,7 @@ pub fn run(minutes: Option<&str>) -> ExitCode {
         eprintln!("soak [minutes]");
         return ExitCode::FAILURE;
     };
-    let host = Host::builder().config("inference_threads = 1\n").start();
+    let host = Host::builder().config("inference_slots = 1\n").start();
     let loads = deploy(&host);
     println!("{minutes} minutes of {:?}", loads.iter().map(|l| l.function).collect::<Vec<_>>());
 

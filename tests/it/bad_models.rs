@@ -1,6 +1,6 @@
 //! Models are checked at deploy: what is refused is refused with its reason, and the host goes on.
 
-use crate::onnx::{self, Entry, changed, node, value};
+use crate::onnx::{self, Entry, Tensor, changed, node, open, value};
 use prost::Message;
 use vesta_tests::{Host, Package};
 
@@ -67,4 +67,48 @@ fn a_model_may_not_point_at_files() {
         });
         refused(&host, location, &model, &["w"]);
     }
+}
+
+/// Integers as a weight.
+fn ints(name: &str, values: &[i64]) -> Tensor {
+    let raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Tensor { dims: vec![values.len() as i64], data_type: 7, name: name.into(), raw_data, ..Tensor::default() }
+}
+
+#[test]
+fn a_model_whose_sizes_wrap_is_refused() {
+    let host = Host::shared();
+    // 2^64 elements.
+    let model = changed(|g| {
+        g.node = vec![node("ConstantOfShape", &["shape"], "big"), node("Slice", &["big", "from", "to"], "y")];
+        g.initializer = vec![ints("shape", &[65_536; 4]), ints("from", &[0; 4]), ints("to", &[2; 4])];
+        g.output = vec![value("y", &[2, 2, 2, 2])];
+    });
+    refused(&host, "wraps", &model, &["a trial run"]);
+    let deep = changed(|g| {
+        let name = |i: usize| if i == 5_000 { "y".to_owned() } else { format!("v{i}") };
+        g.node = (1..=5_000).map(|i| node("Relu", &[&name(i - 1)], &name(i))).collect();
+        g.node[0].input[0] = "x".into();
+        g.output = vec![value("y", &[1, 4])];
+    });
+    refused(&host, "deep", &deep, &["5000 operators in a chain", "at most 2000"]);
+}
+
+#[test]
+fn a_model_that_did_not_run_is_refused_unless_samples_have_it_run() {
+    let host = Host::shared();
+    // Nothing says that x has 4 columns; nothing reads the other input.
+    let model = changed(|g| g.input = vec![open("x", 2), open("unused", 16)]);
+    refused(&host, "untried", &model, &["x [1, 16]", "[[models.sample]]"]);
+    let package = Package::rogue("sampled-model").model("suspect", &model);
+    package.clone().sample("x", &[1, 4]).deploy(&host.control());
+    for (input, shape, word) in [("z", &[1, 4][..], "no such input"), ("x", &[4], "its shape must be [?, ?]")]
+    {
+        let problem = package.clone().sample(input, shape).refused(&host.control());
+        let detail = problem["detail"].as_str().expect("a detail");
+        assert!(detail.contains(&format!("{input:?}")) && detail.contains(word), "{detail}");
+    }
+    let begun = package.clone().sample("x", &[1; 17]).begin(&host.control());
+    assert!(begun.status == 422 || begun.status == 400, "{}", begun.status);
+    assert!(begun.text().contains("models[0].samples[0].shape"), "{}", begun.text());
 }

@@ -121,7 +121,8 @@ fn a_busy_neighbour_kills_nobody() {
     let sample = host.invoke("steady", "/burn?units=200").expect(200).billed_cpu_us();
     let units = 500_000 * 200 / sample;
     let neighbours = Neighbours::spin(6);
-    // Half the limit in CPU time; beside six spinners on few cores it takes longer than the limit by the wall clock.
+    // Half the limit in CPU time; beside six spinners on few cores it takes longer than the limit by the wall
+    // clock.
     host.invoke("steady", &format!("/burn?units={units}")).expect(200);
     drop(neighbours);
 }
@@ -160,4 +161,40 @@ fn the_record_and_the_headers_agree_and_prices_are_the_configured_ones() {
     assert_eq!(usage["rows"][0]["function"], "priced");
     assert_eq!(attos(usage["rows"][0]["charge"].as_str().expect("a charge")), reply.cost());
     assert_eq!(usage["total"]["invocations"], 1);
+}
+
+#[test]
+fn memory_of_tensors_and_of_models_is_on_the_record_and_on_the_bill() {
+    let prices = "[prices]\nguest_cpu_second = \"0\"\ninference_cpu_second = \"0\"\n\
+                  cold_start_cpu_second = \"0\"\nmemory_gb_second = \"1\"\n";
+    let host = Host::builder().config(prices).start();
+    Package::rogue("holds").model("m", &crate::onnx::square()).deploy(&host.control());
+    let number =
+        |record: &Value, field: &str| record[field].as_u64().unwrap_or_else(|| panic!("{field}: {record}"));
+    let mut byte_ns = 0;
+    let mut billed = |path: &str| {
+        let reply = host.invoke("holds", path).expect(200);
+        let record = host.record(&reply.invocation());
+        let held = |bytes, ns| i128::from(number(&record, bytes)) * i128::from(number(&record, ns));
+        let (own, models) =
+            (held("peak_memory_bytes", "memory_ns"), held("model_memory_peak_bytes", "infer_ns"));
+        byte_ns += own + models;
+        // A gigabyte-second is 10^18 byte-nanoseconds and costs 10^18 of 10^-18; what is below 10^9 of each
+        // is dropped.
+        let gb_s = |byte_ns: i128| byte_ns / 1_000_000_000 * 1_000_000_000;
+        assert_eq!(reply.cost(), gb_s(own) + gb_s(models), "{record}");
+        record
+    };
+    let small = number(&billed("/ok"), "peak_memory_bytes");
+    // As much in the guest's own memory, and again at the host.
+    let tensor = billed("/keep-tensor?bytes=10000000");
+    let peak = number(&tensor, "peak_memory_bytes");
+    assert!((small + 20_000_000..small + 24_000_000).contains(&peak), "{peak} and {small}: {tensor}");
+    assert_eq!(number(&tensor, "model_memory_peak_bytes"), 0, "{tensor}");
+    // 4,000 rows by themselves are 64 MB.
+    let run = billed("/infer?model=m&input=x&shape=4000x1&type=f32&bytes=16000");
+    let (peak, models) = (number(&run, "peak_memory_bytes"), number(&run, "model_memory_peak_bytes"));
+    assert!(peak < small + 4_000_000 && (63_000_000..128_000_000).contains(&models), "{run}");
+    let usage = usage_total(&host);
+    assert_eq!(attos(usage["memory_gb_s"].as_str().expect("GB-s")), byte_ns, "{usage}");
 }

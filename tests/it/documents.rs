@@ -45,7 +45,7 @@ fn named_tests(specification: &str) -> Vec<&str> {
 #[test]
 fn every_test_that_the_specification_names_is_there() {
     let specification = text_of(&in_root("SPECIFICATION.md"));
-    let units = sources(&in_root("host"));
+    let units = sources(&in_root("host")) + &sources(&in_root("tests/fuzz"));
     let named = named_tests(&specification);
     assert!(named.len() > 50, "only {} tests are named", named.len());
     for name in named {

@@ -1,5 +1,5 @@
-//! The memory budget, and starts that fail: room is made where it can be, who is refused is told why, and what is damaged on
-//! disk is noticed and made anew.
+//! The memory budget, and starts that fail: room is made where it can be, who is refused is told why, and
+//! what is damaged on disk is noticed and made anew.
 
 use crate::onnx::{self, Opset, Tensor, node, value};
 use prost::Message;
@@ -27,14 +27,14 @@ fn heavy(mib: u64, number: u8) -> Vec<u8> {
     onnx::Model { ir_version: 8, graph: Some(graph), opset_import }.encode_to_vec()
 }
 
-const INFER: &str = "/infer?model=m&input=x&shape=1x4&bytes=16";
+pub const INFER: &str = "/infer?model=m&input=x&shape=1x4&bytes=16";
 
-fn with_model(name: &str, mib: u64, number: u8) -> Package {
+pub fn with_model(name: &str, mib: u64, number: u8) -> Package {
     Package::rogue(name).model("m", &heavy(mib, number))
 }
 
 fn budget(mib: u64) -> String {
-    format!("memory = \"{mib}MiB\"\ninference_threads = 1\n")
+    format!("memory = \"{mib}MiB\"\ninference_slots = 1\n")
 }
 
 fn function(host: &Host, name: &str) -> Value {
@@ -45,7 +45,8 @@ fn state(host: &Host, name: &str) -> String {
     function(host, name)["state"].as_str().expect("a state").into()
 }
 
-/// What is counted, with what the kernel counts beside it, is within the budget; and so is the process's own memory.
+/// What is counted, with what the kernel counts beside it, is within the budget; and so is the process's own
+/// memory.
 #[track_caller]
 fn is_within(host: &Host, mib: u64) {
     let counted = host.metric("vesta_memory_bytes");
@@ -182,8 +183,8 @@ fn what_invocations_held_is_given_back() {
     };
     let nothing = ["instances", "buffers", "code", "models"];
     wait_for("all to be given back", PATIENCE, || nothing.iter().all(|k| metrics(k) == 0.0).then_some(()));
-    // A reading that was taken while an instance held memory that it had not touched may say nothing; the kernel is asked again after
-    // all have gone, and not left with that.
+    // A reading that was taken while an instance held memory that it had not touched may say nothing; the
+    // kernel is asked again after all have gone, and not left with that.
     wait_for("what the process holds by itself", PATIENCE, || (metrics("uncounted") > 0.0).then_some(()));
 }
 
@@ -266,8 +267,8 @@ fn what_was_prepared_and_is_damaged_on_disk_is_noticed_and_made_anew() {
         }
     }
     assert!(host.log().contains("altered on disk"));
-    // A function that is warm goes on with what it has mapped; nobody else gets that, whether it is the start that notices or
-    // a deploy.
+    // A function that is warm goes on with what it has mapped; nobody else gets that, whether it is the start
+    // that notices or a deploy.
     let third = sharing.named("third");
     sharing.deploy(&host.control());
     third.deploy(&host.control());

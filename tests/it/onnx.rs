@@ -106,10 +106,33 @@ pub struct Dim {
     pub dim_value: i64,
 }
 
+/// Element types, as ONNX numbers them.
+pub const F32: i32 = 1;
+pub const I64: i32 = 7;
+
+/// A port of f32.
 pub fn value(name: &str, dims: &[i64]) -> Value {
+    port(name, F32, dims)
+}
+
+/// A port of any element type; a dimension of 0 is open.
+pub fn port(name: &str, elem_type: i32, dims: &[i64]) -> Value {
     let dim = dims.iter().map(|d| Dim { dim_value: *d }).collect();
-    let tensor_type = Some(TensorType { elem_type: 1, shape: Some(Shape { dim }) });
+    let tensor_type = Some(TensorType { elem_type, shape: Some(Shape { dim }) });
     Value { name: name.into(), r#type: Some(Type { tensor_type }) }
+}
+
+/// A model without weights.
+pub fn model(node: Vec<Node>, input: Vec<Value>, output: Vec<Value>) -> Vec<u8> {
+    let graph = Graph { node, name: "g".into(), initializer: Vec::new(), input, output };
+    let opset = Opset { domain: String::new(), version: 17 };
+    Model { ir_version: 8, graph: Some(graph), opset_import: vec![opset] }.encode_to_vec()
+}
+
+/// Floats of this rank; every dimension is open.
+pub fn open(name: &str, rank: usize) -> Value {
+    // The engine's reader takes 0, as some exporters write it, for an open dimension.
+    value(name, &vec![0; rank])
 }
 
 pub fn node(op_type: &str, input: &[&str], output: &str) -> Node {
@@ -130,6 +153,43 @@ pub fn sound() -> Model {
     };
     let opset = Opset { domain: String::new(), version: 17 };
     Model { ir_version: 8, graph: Some(graph), opset_import: vec![opset] }
+}
+
+/// A model whose run takes some 26 million multiplications for each row of `x`, which has 256 columns.
+pub fn slow() -> Vec<u8> {
+    const COLUMNS: usize = 256;
+    let nodes = 400;
+    changed(|g| {
+        g.initializer[0].dims = vec![COLUMNS as i64; 2];
+        g.initializer[0].raw_data = vec![0; 4 * COLUMNS * COLUMNS];
+        // The number of rows is open.
+        g.input = vec![value("x", &[0, COLUMNS as i64])];
+        g.output = vec![value("y", &[0, COLUMNS as i64])];
+        let name = |n: usize| {
+            if n == 0 {
+                "x".to_string()
+            } else if n == nodes {
+                "y".into()
+            } else {
+                format!("h{n}")
+            }
+        };
+        g.node = (0..nodes).map(|n| node("MatMul", &[&name(n), "w"], &name(n + 1))).collect();
+    })
+}
+
+/// A model whose run takes 4 bytes for the square of the number of rows of `x`, which has 1 column.
+pub fn square() -> Vec<u8> {
+    changed(|g| {
+        g.initializer.clear();
+        g.input = vec![value("x", &[0, 1])];
+        g.output = vec![value("y", &[1, 1])];
+        g.node = vec![
+            node("Transpose", &["x"], "t"),
+            node("MatMul", &["x", "t"], "all"),
+            node("ReduceSum", &["all"], "y"),
+        ];
+    })
 }
 
 /// The sound model after a change.

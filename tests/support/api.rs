@@ -120,7 +120,8 @@ impl Reply {
         self
     }
 
-    /// Panics unless this is a problem of RFC 9457 with the expected status and the code at the end of its type.
+    /// Panics unless this is a problem of RFC 9457 with the expected status and the code at the end of its
+    /// type.
     #[track_caller]
     pub fn expect_problem(self, status: u16, code: &str) -> Self {
         let this = self.expect(status);
@@ -154,13 +155,18 @@ impl Reply {
 
     /// A phase of `Server-Timing` in milliseconds, if it is there.
     pub fn timing(&self, phase: &str) -> Option<f64> {
-        self.header("server-timing")?.split(',').find_map(|part| {
-            let mut fields = part.trim().split(';');
-            let same = fields.next()?.trim() == phase;
-            let duration = fields.find_map(|f| f.trim().strip_prefix("dur="))?.parse().ok();
-            if same { duration } else { None }
-        })
+        timing(self.header("server-timing")?, phase)
     }
+}
+
+/// A phase in the value of `Server-Timing`, in milliseconds.
+pub fn timing(header: &str, phase: &str) -> Option<f64> {
+    header.split(',').find_map(|part| {
+        let mut fields = part.trim().split(';');
+        let same = fields.next()?.trim() == phase;
+        let duration = fields.find_map(|f| f.trim().strip_prefix("dur="))?.parse().ok();
+        if same { duration } else { None }
+    })
 }
 
 /// A decimal with 18 places, as an integer of 10^-18.

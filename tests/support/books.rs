@@ -15,12 +15,12 @@ pub struct Books {
 /// CPU seconds between two moments.
 #[derive(Debug, Clone, Copy)]
 pub struct Spent {
-    /// Of the process, as seen from outside.
+    /// Of the process and of its workers, as seen from outside.
     pub kernel: f64,
     pub billed: f64,
     /// The platform's own, beside what is billed.
     pub platform: f64,
-    /// Of the process, as the host itself reads it from the kernel.
+    /// The same, as the host itself reads it from the kernel.
     pub process: f64,
 }
 
@@ -52,8 +52,8 @@ impl Spent {
     }
 }
 
-/// One burn of a rogue: what was billed, and what the kernel counted for the threads on which guests run, in seconds.
-/// What the platform does beside them (ticks, the journal) is nobody's burning.
+/// One burn of a rogue: what was billed, and what the kernel counted for the threads on which guests run, in
+/// seconds. What the platform does beside them (ticks, the journal) is nobody's burning.
 #[derive(Debug, Clone, Copy)]
 pub struct Burn {
     pub billed: f64,

@@ -32,6 +32,24 @@ pub fn vesta() -> &'static Path {
     })
 }
 
+/// A worker in the place of the host's own, which misbehaves as it is called (`tests/worker`): a file of that
+/// name in a folder.
+pub fn rogue_worker(name: &str, dir: &Path) -> PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    let built = PATH.get_or_init(|| {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or(in_root("target"), PathBuf::from);
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--profile", "unchecked", "--package", "vesta-rogue-worker"]);
+        let status = build.env("CARGO_TARGET_DIR", &target).current_dir(root()).status();
+        assert!(status.expect("run cargo").success(), "vesta-rogue-worker does not build");
+        target.join("unchecked/vesta-rogue-worker")
+    });
+    let path = dir.join(name);
+    std::fs::copy(built, &path).expect("a copy");
+    path
+}
+
 fn newest(dir: &Path) -> SystemTime {
     let mut latest = SystemTime::UNIX_EPOCH;
     for entry in std::fs::read_dir(dir).expect("the sources").flatten() {
@@ -49,7 +67,8 @@ fn newest(dir: &Path) -> SystemTime {
 /// Builds a package of a workspace of guests with plain cargo, and gives its component.
 fn build(workspace: &Path, target: &Path, package: &str) -> Vec<u8> {
     std::fs::create_dir_all(target).expect("create the guests' target directory");
-    // Two runs of the tests may meet here: cargo's lock covers a build, and this one the build and the reading.
+    // Two runs of the tests may meet here: cargo's lock covers a build, and this one the build and the
+    // reading.
     let lock = File::create(target.join("tests.lock")).expect("create a lock file");
     lock.lock().expect("lock");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

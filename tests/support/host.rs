@@ -29,12 +29,19 @@ struct Ready {
 pub struct Builder {
     config: Option<String>,
     arguments: Vec<String>,
+    worker: Option<String>,
 }
 
 impl Builder {
     /// The text of its configuration file.
     pub fn config(mut self, toml: &str) -> Self {
         self.config = Some(toml.into());
+        self
+    }
+
+    /// Models run in a worker that misbehaves so; see [`guests::rogue_worker`].
+    pub fn worker(mut self, misbehaves: &str) -> Self {
+        self.worker = Some(misbehaves.into());
         self
     }
 
@@ -56,9 +63,14 @@ impl Builder {
         let mut command = Command::new(guests::vesta());
         command.args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
         command.arg("--data").arg(dir.join("data")).arg("--ready-file").arg(&ready_file);
-        if let Some(config) = &self.config {
+        let worker = self.worker.as_ref().map(|name| {
+            let program = guests::rogue_worker(name, dir);
+            format!("inference_program = {:?}\n", program.to_str().expect("a plain path"))
+        });
+        if worker.is_some() || self.config.is_some() {
             let path = dir.join("config.toml");
-            std::fs::write(&path, config).expect("write the configuration");
+            let text = worker.unwrap_or_default() + self.config.as_deref().unwrap_or_default();
+            std::fs::write(&path, text).expect("write the configuration");
             command.arg("--config").arg(path);
         }
         let open = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log"));

@@ -33,6 +33,10 @@ impl Received {
     pub fn value(&self, name: &str) -> Option<&str> {
         self.headers.get(name).or_else(|| self.trailers.get(name)).and_then(|v| v.to_str().ok())
     }
+    /// A phase of `Server-Timing`, in milliseconds.
+    pub fn timing(&self, phase: &str) -> Option<f64> {
+        crate::api::timing(self.value("server-timing")?, phase)
+    }
     pub fn invocation(&self) -> &str {
         self.value("vesta-invocation-id").expect("Vesta-Invocation-Id")
     }

@@ -58,9 +58,19 @@ impl Package {
         self
     }
 
+    /// A sample input for the last model.
+    pub fn sample(mut self, input: &str, shape: &[u32]) -> Self {
+        let models = self.manifest["models"].as_array_mut().expect("an array");
+        let model = models.last_mut().expect("a model").as_object_mut().expect("an object");
+        let samples = model.entry("samples").or_insert_with(|| json!([]));
+        samples.as_array_mut().expect("an array").push(json!({ "input": input, "shape": shape }));
+        self
+    }
+
     /// One of the manifest's limits.
-    pub fn limit(self, field: &str, value: u64) -> Self {
-        self.set(&format!("/limits/{field}"), json!(value))
+    pub fn limit(mut self, field: &str, value: u64) -> Self {
+        self.manifest["limits"][field] = json!(value);
+        self
     }
 
     pub fn keep_alive_ms(self, ms: u64) -> Self {
@@ -121,8 +131,8 @@ impl Package {
         api.post_json("/api/v1/deployments", &self.manifest)
     }
 
-    /// Deploys to the end, whatever it is: the deployment, `ready` or `failed`.
-    pub fn try_deploy(&self, api: &Api) -> Value {
+    /// Uploads and commits, and does not wait for the end. The deployment's id.
+    pub fn commit(&self, api: &Api) -> String {
         let begun = self.begin(api).expect(201).json();
         let id = begun["id"].as_str().expect("a deployment's id").to_string();
         for missing in begun["missing"].as_array().expect("missing blobs") {
@@ -131,7 +141,12 @@ impl Package {
             api.put(&format!("/api/v1/deployments/{id}/blobs/{wanted}"), blob).expect(204);
         }
         api.post_json(&format!("/api/v1/deployments/{id}/commit"), &json!({ "alias": "live" })).expect(202);
-        finished(api, &id)
+        id
+    }
+
+    /// Deploys to the end, whatever it is: the deployment, `ready` or `failed`.
+    pub fn try_deploy(&self, api: &Api) -> Value {
+        finished(api, &self.commit(api))
     }
 
     /// Deploys; panics unless it becomes ready. The new version's number.

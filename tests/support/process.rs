@@ -9,7 +9,7 @@ pub struct Process {
     id: u32,
 }
 
-/// CPU time of a process and of each of its threads at one moment.
+/// CPU time of a process with its workers, and of each of their threads, at one moment.
 #[derive(Debug, Clone)]
 pub struct CpuMark {
     /// By thread id: its name and its time.
@@ -27,43 +27,96 @@ impl Process {
         self.id
     }
 
+    /// The processes in which a host runs models, spares included.
+    pub fn workers(&self) -> Vec<Process> {
+        self.children("inference-worker")
+    }
+
+    /// Those of [`Self::workers`] that serve a model: they map its weights.
+    pub fn busy_workers(&self) -> Vec<Process> {
+        let mut workers = self.workers();
+        workers.retain(|w| w.try_read("maps").is_some_and(|maps| maps.contains("weights.data")));
+        workers
+    }
+
+    fn try_read(&self, file: &str) -> Option<String> {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.id)).ok()
+    }
+
     fn read(&self, file: &str) -> String {
         let path = format!("/proc/{}/{file}", self.id);
         std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
     }
 
-    /// Whether a file whose path contains `needle` is mapped.
-    pub fn maps(&self, needle: &str) -> bool {
-        self.read("maps").lines().any(|l| l.contains(needle))
+    /// A field of the kernel's status; none where the process has been reaped.
+    pub fn status(&self, field: &str) -> Option<String> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.id)).ok()?;
+        text.lines().find_map(|l| Some(l.strip_prefix(field)?.strip_prefix(':')?.trim().to_string()))
     }
 
-    /// All mapped paths that contain `needle`.
+    /// Whether it has not ended.
+    pub fn is_alive(&self) -> bool {
+        self.status("State").is_some_and(|state| !state.starts_with(['Z', 'X']))
+    }
+
+    /// Processes that it has started and not reaped, and whose command line has this argument.
+    pub fn children(&self, argument: &str) -> Vec<Process> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id)).into_iter().flatten().flatten();
+        let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        let lists: Vec<String> = lists.collect();
+        let all =
+            lists.iter().flat_map(|list| list.split(' ')).filter_map(|id| id.parse().ok()).map(Process::new);
+        all.filter(|p| p.has_argument(argument)).collect()
+    }
+
+    fn has_argument(&self, argument: &str) -> bool {
+        let command = std::fs::read(format!("/proc/{}/cmdline", self.id)).unwrap_or_default();
+        command.split(|byte| *byte == 0).any(|a| a == argument.as_bytes())
+    }
+
+    /// Whether it or a worker maps a file whose path contains `needle`.
+    pub fn maps(&self, needle: &str) -> bool {
+        !self.mapped(needle).is_empty()
+    }
+
+    /// All paths that contain `needle` and that it or a worker maps.
     pub fn mapped(&self, needle: &str) -> Vec<String> {
-        let text = self.read("maps");
-        let mut paths: Vec<_> =
-            text.lines().filter_map(|l| l.split_once('/').map(|(_, p)| format!("/{p}"))).collect();
-        paths.retain(|p| p.contains(needle));
-        paths.dedup();
+        let mut paths = paths_of(&self.read("maps"), needle);
+        paths.extend(
+            self.workers().iter().filter_map(|w| w.try_read("maps")).flat_map(|m| paths_of(&m, needle)),
+        );
         paths
     }
 
-    fn rollup(&self, field: &str) -> u64 {
-        let text = self.read("smaps_rollup");
-        let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
-        let kib = line.and_then(|l| l.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse::<u64>().ok());
-        kib.unwrap_or_else(|| panic!("smaps_rollup has no {field}")) * 1024
+    /// The paths that contain `needle` and that it maps itself, without its workers.
+    pub fn mapped_here(&self, needle: &str) -> Vec<String> {
+        paths_of(&self.read("maps"), needle)
     }
 
-    /// Bytes that only this process holds and that no file backs. (`Private_Dirty` would count pages of a file, too, that
-    /// was written a moment ago and is not on the disk yet: the host's own program after it was linked.)
+    /// A field of `smaps_rollup`, in bytes, of this process and its workers.
+    fn rollup(&self, field: &str) -> u64 {
+        let own = rollup_of(&self.read("smaps_rollup"), field);
+        let own = own.unwrap_or_else(|| panic!("smaps_rollup has no {field}"));
+        let workers = self.workers();
+        own + workers.iter().filter_map(|w| rollup_of(&w.try_read("smaps_rollup")?, field)).sum::<u64>()
+    }
+
+    /// Bytes that only this process and its workers hold and that no file backs. (`Private_Dirty` would count
+    /// pages of a file, too, that was written a moment ago and is not on the disk yet: the host's own program
+    /// after it was linked.)
     pub fn private_bytes(&self) -> u64 {
         self.rollup("Anonymous")
     }
 
+    /// Bytes that this process has written to and shares with no other, workers not included.
+    pub fn private_dirty(&self) -> u64 {
+        rollup_of(&self.read("smaps_rollup"), "Private_Dirty").expect("Private_Dirty")
+    }
+
     /// The part of [`Self::private_bytes`] that is guests' linear memory.
     ///
-    /// A pooled linear memory is accessible pages with the inaccessible rest of their 4 GiB right behind them; nothing
-    /// else in the process reserves as much.
+    /// A pooled linear memory is accessible pages with the inaccessible rest of their 4 GiB right behind
+    /// them; nothing else in the process reserves as much.
     pub fn linear_memory_bytes(&self) -> u64 {
         const RESERVED_MIN: u64 = 1 << 30;
         let (mut total, mut run, mut run_end) = (0, 0, 0);
@@ -94,23 +147,42 @@ impl Process {
         self.rollup("Pss")
     }
 
-    /// Pages that were mapped on first touch up to now.
+    /// Pages that it and its workers mapped on first touch up to now.
     pub fn page_faults(&self) -> u64 {
-        let stat = self.read("stat");
-        // The name, in brackets, may have spaces; `minflt` is the tenth field in all.
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        fields.split_whitespace().nth(7).and_then(|n| n.parse().ok()).expect("minflt")
+        const MINFLT: usize = 10;
+        let workers = self.workers().iter().filter_map(|w| w.try_read("stat")).collect::<Vec<_>>();
+        workers.iter().chain([&self.read("stat")]).map(|stat| field(stat, MINFLT)).sum()
+    }
+
+    /// Bytes that it and its workers had the disk read up to now.
+    pub fn disk_bytes(&self) -> u64 {
+        let of = |text: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+            line.and_then(|bytes| bytes.parse().ok()).expect("read_bytes")
+        };
+        of(&self.read("io"))
+            + self.workers().iter().filter_map(|w| w.try_read("io")).map(|text| of(&text)).sum::<u64>()
     }
 
     pub fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.id)).expect("the process lives").count()
     }
 
-    /// CPU time up to now, by the kernel's scheduler.
+    /// CPU time up to now of the process and of its workers, by the kernel's scheduler.
     pub fn cpu(&self) -> CpuMark {
+        let mut mark = CpuMark { threads: self.threads_cpu(), whole: self.cpu_whole() };
+        for worker in self.workers() {
+            // One that has just ended is among the children that the kernel has added up.
+            let Some(whole) = worker.try_read("stat").map(|stat| ticks(&stat, OWN)) else { continue };
+            mark.threads.extend(worker.threads_cpu());
+            mark.whole += whole;
+        }
+        mark
+    }
+
+    fn threads_cpu(&self) -> BTreeMap<u32, (String, Duration)> {
         let mut threads = BTreeMap::new();
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.id)).expect("the process lives").flatten()
-        {
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.id)).into_iter().flatten().flatten() {
             let stat = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
             let id = task.file_name().to_string_lossy().parse::<u32>();
             let ns = stat.split(' ').next().and_then(|n| n.parse().ok());
@@ -119,17 +191,42 @@ impl Process {
                 threads.insert(id, (name.trim_end().to_string(), Duration::from_nanos(ns)));
             }
         }
-        CpuMark { threads, whole: self.cpu_whole() }
+        threads
     }
 
+    /// Of its threads and of the children that it has waited for.
     fn cpu_whole(&self) -> Duration {
-        let stat = self.read("stat");
-        let after_name = stat.rsplit_once(')').expect("stat names the command").1;
-        // utime and stime are fields 14 and 15; the first after the name is field 3.
-        let ticks = |n: usize| after_name.split_whitespace().nth(n - 3).and_then(|t| t.parse::<u64>().ok());
-        let ticks = ticks(14).expect("utime") + ticks(15).expect("stime");
-        Duration::from_millis(ticks * 10)
+        ticks(&self.read("stat"), OWN) + ticks(&self.read("stat"), CHILDREN)
     }
+}
+
+/// Fields of `stat`: `utime` and `stime`, then the same of children that were waited for.
+const OWN: [usize; 2] = [14, 15];
+const CHILDREN: [usize; 2] = [16, 17];
+
+/// The sum of two fields of `stat`, in steps of 10 ms.
+fn ticks(stat: &str, fields: [usize; 2]) -> Duration {
+    Duration::from_millis(fields.map(|n| field(stat, n)).iter().sum::<u64>() * 10)
+}
+
+/// A field of `stat`. The name, in brackets, may have spaces; the first after it is field 3.
+fn field(stat: &str, n: usize) -> u64 {
+    let after_name = stat.rsplit_once(')').expect("stat names the command").1;
+    after_name.split_whitespace().nth(n - 3).and_then(|n| n.parse().ok()).expect("a number")
+}
+
+/// The paths in `maps` that contain `needle`.
+fn paths_of(maps: &str, needle: &str) -> Vec<String> {
+    let paths = maps.lines().filter_map(|l| l.split_once('/').map(|(_, p)| format!("/{p}")));
+    let mut paths: Vec<_> = paths.filter(|p| p.contains(needle)).collect();
+    paths.dedup();
+    paths
+}
+
+/// A field of `smaps_rollup`, in bytes.
+fn rollup_of(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 /// One line of `maps`, with what `smaps` says of it.
@@ -174,7 +271,8 @@ impl CpuMark {
         fine.max(whole.saturating_sub(STEPS))
     }
 
-    /// CPU time since an earlier mark of the threads whose name begins with `name`, as far as they still live.
+    /// CPU time since an earlier mark of the threads whose name begins with `name`, as far as they still
+    /// live.
     pub fn of_threads(&self, earlier: &CpuMark, name: &str) -> Duration {
         let before = |id| earlier.threads.get(id).map_or(Duration::ZERO, |(_, time)| *time);
         let named = self.threads.iter().filter(|(_, (n, _))| n.starts_with(name));

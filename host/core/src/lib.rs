@@ -13,6 +13,7 @@ pub mod memory;
 pub mod money;
 pub mod outcome;
 pub mod price;
+pub mod sample;
 pub mod settlement;
 pub mod slots;
 pub mod usage;

@@ -20,6 +20,22 @@ pub struct Limits {
     pub response_body_bytes: u64,
     /// Invocations of the function that run at once.
     pub concurrency: u32,
+    /// Memory that runs of a model may hold at once beyond the model's mapped weights, in bytes.
+    #[serde(default = "default_model_memory_bytes")]
+    pub model_memory_bytes: u64,
+    /// CPU time of one run of a model, in milliseconds.
+    #[serde(default = "default_inference_ms")]
+    pub inference_ms: u64,
+}
+
+/// The default of [`Limits::model_memory_bytes`]: 1 GiB.
+fn default_model_memory_bytes() -> u64 {
+    1024 * MIB
+}
+
+/// The default of [`Limits::inference_ms`]: 30 s.
+fn default_inference_ms() -> u64 {
+    30_000
 }
 
 impl Default for Limits {
@@ -31,6 +47,8 @@ impl Default for Limits {
             request_body_bytes: 4 * MIB,
             response_body_bytes: 16 * MIB,
             concurrency: 64,
+            model_memory_bytes: default_model_memory_bytes(),
+            inference_ms: default_inference_ms(),
         }
     }
 }
@@ -41,12 +59,16 @@ pub const CPU_MS: (u64, u64) = (1, 600_000);
 pub const WALL_MS: (u64, u64) = (1, 900_000);
 pub const BODY_BYTES: (u64, u64) = (0, 1024 * MIB);
 pub const CONCURRENCY: (u64, u64) = (1, 1_000);
+pub const MODEL_MEMORY_BYTES: (u64, u64) = (16 * MIB, 64 * 1024 * MIB);
+pub const INFERENCE_MS: (u64, u64) = (1, 600_000);
 /// Longest keep-alive, in milliseconds: 7 days.
 pub const KEEP_ALIVE_MS_MAX: u64 = 7 * 24 * 3_600_000;
 /// Most instances that may be kept warm at least.
 pub const MINIMUM_MAX: u32 = 100;
 /// Requests that one instance may serve.
 pub const REUSE: (u64, u64) = (1, 1_000_000);
+/// Threads that compute a run of a model.
+pub const THREADS: (u64, u64) = (1, 64);
 /// Most models, outbound hosts and variables of a function.
 pub const MODELS_MAX: usize = 32;
 pub const OUTBOUND_HOSTS_MAX: usize = 64;
@@ -77,6 +99,8 @@ impl Limits {
         check("limits.wall_ms", self.wall_ms, WALL_MS)?;
         check("limits.request_body_bytes", self.request_body_bytes, BODY_BYTES)?;
         check("limits.response_body_bytes", self.response_body_bytes, BODY_BYTES)?;
-        check("limits.concurrency", u64::from(self.concurrency), CONCURRENCY)
+        check("limits.concurrency", u64::from(self.concurrency), CONCURRENCY)?;
+        check("limits.model_memory_bytes", self.model_memory_bytes, MODEL_MEMORY_BYTES)?;
+        check("limits.inference_ms", self.inference_ms, INFERENCE_MS)
     }
 }

@@ -1,6 +1,7 @@
 //! The package manifest: what a function consists of, by digest. The JSON that an upload begins with.
 
 use crate::limits::{self, LimitError, Limits};
+use crate::sample::{self, Sample, SampleError};
 use crate::{Digest, FunctionName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,13 +26,24 @@ pub enum Encoding {
 }
 
 /// A model of a package, under the name by which its guest loads it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRef {
     /// 1 to 128 characters.
     pub name: String,
     pub encoding: Encoding,
     pub blob: BlobRef,
+    /// Threads that compute a run; it takes as many inference slots.
+    #[serde(default = "one_thread")]
+    pub threads: u32,
+    /// Inputs of the trial run at deploy. What is not named is made up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
+}
+
+/// The threads of manifests that do not name them.
+fn one_thread() -> u32 {
+    1
 }
 
 /// When instances are kept without requests.
@@ -40,7 +52,8 @@ pub struct ModelRef {
 pub struct Scaling {
     /// With 1 or more, the function is never let go.
     pub minimum: u32,
-    /// How long it stays warm without a request, in milliseconds. Where it is not stated, as long as that is worth its memory.
+    /// How long it stays warm without a request, in milliseconds. Where it is not stated, as long as that is
+    /// worth its memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive_ms: Option<u64>,
     /// Most requests that one instance serves, one after another. With 1 each has a fresh instance.
@@ -60,7 +73,7 @@ impl Default for Scaling {
 }
 
 /// Everything that a version of a function is. Immutable once deployed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackageManifest {
     /// [`FORMAT`].
@@ -104,6 +117,10 @@ pub enum ManifestError {
     ModelName { index: usize, name: String },
     #[error("models[{index}].name: {name:?} is used twice")]
     ModelTwice { index: usize, name: String },
+    #[error("models[{index}].threads = {got} is out of bounds: {min} to {max}", min = limits::THREADS.0, max = limits::THREADS.1)]
+    Threads { index: usize, got: u32 },
+    #[error(transparent)]
+    Sample(#[from] SampleError),
     #[error("{field}: an empty blob")]
     EmptyBlob { field: String },
     #[error("outbound: {0} hosts; at most {max} are allowed", max = limits::OUTBOUND_HOSTS_MAX)]
@@ -172,6 +189,11 @@ impl PackageManifest {
             if model.blob.size == 0 {
                 return Err(ManifestError::EmptyBlob { field: format!("models[{index}]") });
             }
+            let (min, max) = limits::THREADS;
+            if !(min..=max).contains(&u64::from(model.threads)) {
+                return Err(ManifestError::Threads { index, got: model.threads });
+            }
+            sample::check(index, model)?;
         }
         Ok(())
     }
@@ -236,7 +258,13 @@ mod tests {
             format: FORMAT.into(),
             name: "hello".parse().expect("name"),
             component: blob.clone(),
-            models: vec![ModelRef { name: "m".into(), encoding: Encoding::Onnx, blob }],
+            models: vec![ModelRef {
+                name: "m".into(),
+                encoding: Encoding::Onnx,
+                blob,
+                threads: 1,
+                samples: Vec::new(),
+            }],
             limits: Limits::default(),
             scaling: Scaling::default(),
             outbound: vec!["api.example.com:443".into()],
@@ -263,11 +291,25 @@ mod tests {
         assert!(refused(|m| m.format = "x".into()).contains("format"));
         assert!(refused(|m| m.limits.memory_bytes = 1).contains("limits.memory_bytes"));
         assert!(refused(|m| m.limits.concurrency = 0).contains("limits.concurrency"));
+        for bytes in [(16 << 20) - 1, (64 << 30) + 1] {
+            assert!(
+                refused(|m| m.limits.model_memory_bytes = bytes).contains("limits.model_memory_bytes"),
+                "{bytes}"
+            );
+        }
+        for ms in [0, 600_001] {
+            assert!(refused(|m| m.limits.inference_ms = ms).contains("limits.inference_ms"), "{ms}");
+        }
         assert!(refused(|m| m.scaling.keep_alive_ms = Some(u64::MAX)).contains("scaling.keep_alive_ms"));
         assert!(refused(|m| m.scaling.reuse = 0).contains("scaling.reuse"));
         assert!(refused(|m| m.scaling.reuse = 1_000_001).contains("scaling.reuse"));
         assert!(refused(|m| m.models[0].name = "a/b".into()).contains("models[0].name"));
         assert!(refused(|m| m.models.push(m.models[0].clone())).contains("models[1].name"));
+        for threads in [0, 65] {
+            assert!(refused(|m| m.models[0].threads = threads).contains("models[0].threads = "), "{threads}");
+        }
+        let nan = Sample { input: "x".into(), shape: vec![1], values: None, fill: Some(f64::NAN) };
+        assert!(refused(|m| m.models[0].samples.push(nan)).contains("models[0].samples[0].fill"));
         assert!(refused(|m| m.component.size = 0).contains("component"));
         assert!(refused(|m| m.outbound[0] = "http://x".into()).contains("outbound[0]"));
         assert!(refused(|m| m.outbound[0] = "x:0".into()).contains("outbound[0]"));
@@ -287,6 +329,26 @@ mod tests {
     fn a_manifest_of_before_snapshots_has_them() {
         let mut json = serde_json::to_value(manifest()).expect("json");
         json.as_object_mut().expect("an object").remove("snapshot");
+        assert_eq!(serde_json::from_value::<PackageManifest>(json).expect("read"), manifest());
+    }
+
+    #[test]
+    fn a_manifest_of_before_the_limits_of_models_has_their_defaults() {
+        let mut json = serde_json::to_value(manifest()).expect("json");
+        let limits = json["limits"].as_object_mut().expect("an object");
+        for field in ["model_memory_bytes", "inference_ms"] {
+            limits.remove(field).expect("it is written");
+        }
+        let read: PackageManifest = serde_json::from_value(json).expect("read");
+        assert_eq!((read.limits.model_memory_bytes, read.limits.inference_ms), (1 << 30, 30_000));
+    }
+
+    #[test]
+    fn a_manifest_of_before_threads_and_samples_has_one_thread_and_no_samples() {
+        let mut json = serde_json::to_value(manifest()).expect("json");
+        let model = json["models"][0].as_object_mut().expect("an object");
+        model.remove("threads").expect("it is written");
+        assert!(!model.contains_key("samples"));
         assert_eq!(serde_json::from_value::<PackageManifest>(json).expect("read"), manifest());
     }
 

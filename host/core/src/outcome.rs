@@ -37,6 +37,13 @@ outcomes! {
     OutOfMemory = "out_of_memory",
     /// The guest used up its CPU time.
     CpuLimit = "cpu_limit",
+    /// A run of a model needed more memory than the function's limit, and the guest did not end well after
+    /// it.
+    ModelMemory = "model_memory",
+    /// A run of a model used up its CPU time, and the guest did not end well after it.
+    InferenceLimit = "inference_limit",
+    /// The process that ran a model ended unexpectedly, and the guest did not end well after it.
+    ModelCrashed = "model_crashed",
     /// The invocation ran past its wall-clock limit.
     WallLimit = "wall_limit",
     /// The response grew past its limit.

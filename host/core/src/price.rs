@@ -1,14 +1,14 @@
 //! What a unit of each metered quantity costs, and the rating of a usage record.
 
 use crate::money::{Charge, MoneyError};
-use crate::usage::Quantities;
+use crate::usage::{Phases, Quantities};
 use serde::{Deserialize, Serialize};
 
 /// A price plan as written in the configuration: decimal prices of one currency.
 ///
 /// CPU time is priced per second with at most 9 decimal places, so that a nanosecond costs a whole
 /// number of 10^-18 units. The memory price is per gigabyte (10^9 bytes) and second, and the part below
-/// 10^-18 of a unit is dropped, once for each record.
+/// 10^-18 of a unit is dropped, once for each record and line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PricePlan {
@@ -20,7 +20,7 @@ pub struct PricePlan {
     pub inference_cpu_second: String,
     /// One second of CPU time spent on a cold start.
     pub cold_start_cpu_second: String,
-    /// 10^9 bytes of an instance's peak memory, held for one second.
+    /// 10^9 bytes of the peak memory of an instance, or of a model's run, held for one second.
     pub memory_gb_second: String,
     /// One invocation.
     pub request: String,
@@ -121,30 +121,30 @@ pub struct Lines {
     pub inference_cpu: Charge,
     pub cold_start_cpu: Charge,
     pub memory: Charge,
+    pub model_memory: Charge,
     pub request: Charge,
     pub bytes: Charge,
 }
 
 impl Lines {
     pub fn total(&self) -> Charge {
-        [self.guest_cpu, self.inference_cpu, self.cold_start_cpu, self.memory, self.request, self.bytes]
-            .into_iter()
-            .sum()
+        let cpu = self.guest_cpu + self.inference_cpu + self.cold_start_cpu;
+        cpu + self.memory + self.model_memory + self.request + self.bytes
     }
 }
 
 impl Prices {
-    /// Prices the quantities of one invocation.
-    pub fn rate(&self, q: &Quantities) -> Lines {
+    /// Prices the quantities of one invocation; of its phases the time of its models' runs counts.
+    pub fn rate(&self, q: &Quantities, phases: &Phases) -> Lines {
         let cpu = |ns: u64, attos_ns: i128| Charge::from_attos(i128::from(ns) * attos_ns);
-        let byte_ns = i128::from(q.peak_memory_bytes) * i128::from(q.memory_ns);
         // 1 GB-second is 10^9 bytes times 10^9 ns; split so that no product passes 2^127.
-        let memory = (byte_ns / NANO) * self.memory_attos_gb_s / NANO;
+        let memory = |byte_ns: i128| Charge::from_attos((byte_ns / NANO) * self.memory_attos_gb_s / NANO);
         Lines {
             guest_cpu: cpu(q.guest_cpu_ns, self.guest_attos_ns),
             inference_cpu: cpu(q.inference_cpu_ns, self.inference_attos_ns),
             cold_start_cpu: cpu(q.cold_start_cpu_ns, self.cold_attos_ns),
-            memory: Charge::from_attos(memory),
+            memory: memory(q.memory_byte_ns()),
+            model_memory: memory(q.model_memory_byte_ns(phases)),
             request: Charge::from_attos(self.request_attos),
             bytes: cpu(q.bytes_in, self.in_attos_byte) + cpu(q.bytes_out, self.out_attos_byte),
         }
@@ -159,9 +159,44 @@ mod tests {
     fn a_second_of_cpu_costs_the_price_of_a_second() {
         let prices = PricePlan::default().checked().expect("the default plan is valid");
         let q = Quantities { guest_cpu_ns: 1_000_000_000, ..Default::default() };
-        assert_eq!(prices.rate(&q).total(), "0.00002".parse().expect("decimal"));
+        assert_eq!(prices.rate(&q, &Phases::default()).total(), "0.00002".parse().expect("decimal"));
         let q = Quantities { peak_memory_bytes: 2_000_000_000, memory_ns: 500_000_000, ..Default::default() };
-        assert_eq!(prices.rate(&q).total(), "0.0000025".parse().expect("decimal"));
+        assert_eq!(prices.rate(&q, &Phases::default()).total(), "0.0000025".parse().expect("decimal"));
+    }
+
+    #[test]
+    fn memory_of_models_costs_as_much_as_other_memory_for_as_long_as_they_run() {
+        let prices = PricePlan::default().checked().expect("the default plan is valid");
+        let phases = Phases { infer_ns: 500_000_000, total_ns: 9_000_000_000, ..Default::default() };
+        let q = Quantities {
+            peak_memory_bytes: 1_000_000_000,
+            model_memory_peak_bytes: 3_000_000_000,
+            memory_ns: 2_000_000_000,
+            ..Default::default()
+        };
+        let lines = prices.rate(&q, &phases);
+        assert_eq!(lines.memory, "0.000005".parse().expect("decimal"));
+        assert_eq!(lines.model_memory, "0.00000375".parse().expect("decimal"));
+        assert_eq!(lines.total(), "0.00000875".parse().expect("decimal"));
+        // Where no model ran, nothing is charged for its memory.
+        assert_eq!(prices.rate(&q, &Phases::default()).model_memory, Charge::ZERO);
+    }
+
+    #[test]
+    fn the_largest_quantities_at_the_largest_prices_are_rated_exactly() {
+        let plan = PricePlan { memory_gb_second: "1000000".into(), ..PricePlan::default() };
+        let prices = plan.checked().expect("valid");
+        // The most that limits allow is 64 GiB for 15 minutes, and some seconds.
+        let (bytes, ns) = (64 << 30, 1_000_000_000_000);
+        let q = Quantities {
+            peak_memory_bytes: bytes,
+            model_memory_peak_bytes: bytes,
+            memory_ns: ns,
+            ..Default::default()
+        };
+        let lines = prices.rate(&q, &Phases { infer_ns: ns, ..Default::default() });
+        assert_eq!(lines.model_memory, "68719476736".parse().expect("decimal"));
+        assert_eq!(lines.total(), lines.memory + lines.model_memory);
     }
 
     #[test]

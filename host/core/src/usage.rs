@@ -10,10 +10,17 @@ pub struct Quantities {
     pub guest_cpu_ns: u64,
     /// Thread CPU time of inference on whichever threads it ran, in nanoseconds.
     pub inference_cpu_ns: u64,
-    /// Thread CPU time of the cold start that this request triggered, in nanoseconds; 0 where it found the function warm.
+    /// Thread CPU time of the cold start that this request triggered, in nanoseconds; 0 where it found the
+    /// function warm.
     pub cold_start_cpu_ns: u64,
-    /// Peak size of the instance's linear memories, in bytes.
+    /// The most that the instance held at once: its linear memories and the tensors that the host held for
+    /// it, in bytes.
     pub peak_memory_bytes: u64,
+    /// The most that a run of a model held beyond the model's weights, in bytes; 0 where none ran. Held for
+    /// [`Phases::infer_ns`].
+    // Records of before are without it, in a journal that an older host has left.
+    #[serde(default)]
+    pub model_memory_peak_bytes: u64,
     /// The instance's life without the platform's queueing, in nanoseconds.
     pub memory_ns: u64,
     /// Bytes of the request's body that were read.
@@ -27,12 +34,22 @@ impl Quantities {
     pub fn billed_cpu_ns(&self) -> u64 {
         self.guest_cpu_ns + self.inference_cpu_ns + self.cold_start_cpu_ns
     }
+
+    /// Memory of the instance, as long as it was held: bytes times nanoseconds.
+    pub fn memory_byte_ns(&self) -> i128 {
+        i128::from(self.peak_memory_bytes) * i128::from(self.memory_ns)
+    }
+
+    /// Memory of the models' runs, as long as they ran: bytes times nanoseconds.
+    pub fn model_memory_byte_ns(&self, phases: &Phases) -> i128 {
+        i128::from(self.model_memory_peak_bytes) * i128::from(phases.infer_ns)
+    }
 }
 
 /// Wall-clock durations of an invocation's phases, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Phases {
-    /// Waiting for admission and for an inference thread.
+    /// Waiting for admission and for an inference slot.
     pub queue_ns: u64,
     /// Waiting for the function to become warm.
     pub cold_ns: u64,
@@ -70,4 +87,31 @@ pub struct UsageRecord {
     pub phases: Phases,
     /// In the currency of the price plan in force when it was recorded.
     pub charge: Charge,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_before_is_read_and_has_no_model_memory() {
+        let record = UsageRecord {
+            id: InvocationId::new(1, 1),
+            tenant: "acme".parse().expect("name"),
+            function: "hello".parse().expect("name"),
+            version: 1,
+            started_unix_ns: 1,
+            outcome: Outcome::Ok,
+            status: 200,
+            cold: false,
+            inferences: 1,
+            quantities: Quantities { peak_memory_bytes: 7, ..Quantities::default() },
+            phases: Phases::default(),
+            charge: Charge::ZERO,
+        };
+        let mut line = serde_json::to_value(&record).expect("JSON");
+        let removed = line.as_object_mut().and_then(|fields| fields.remove("model_memory_peak_bytes"));
+        assert_eq!(removed, Some(0.into()));
+        assert_eq!(serde_json::from_value::<UsageRecord>(line).expect("read"), record);
+    }
 }

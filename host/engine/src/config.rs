@@ -25,7 +25,7 @@ const UNUSED_SLOTS_MAX: u32 = 16;
 /// What both the compiling child and the serving host agree on: the compiled code depends on these.
 pub(crate) fn common() -> Config {
     let mut config = Config::new();
-    // Guests are interrupted by epochs: 1.4 % on a loop, where fuel costs 5 % (FACTS).
+    // Guests are interrupted by epochs: 1.4 % on a loop, where fuel costs 5 %.
     config.epoch_interruption(true);
     config.max_wasm_stack(WASM_STACK_BYTES);
     config.async_stack_size(ASYNC_STACK_BYTES);

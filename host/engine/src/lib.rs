@@ -1,36 +1,39 @@
 //! The engine room: the only user of wasmtime, and of inference engines through `vesta-nn`.
 //!
-//! An upload is first read by a [`child`] process. A function is then loaded by [`Runtime::load`], run
-//! by [`Run::start`], and measured by its [`Meter`].
+//! An upload is first read by a child process, [`child_main`]. A function is then loaded by
+//! [`Runtime::load`], run by [`Loaded::run`], and measured by its [`Meter`]. The modules are floors: each
+//! knows only those below it.
 
-pub mod child;
-mod compile;
-mod config;
-pub mod cpu;
-mod epoch;
-pub mod heap;
-mod idle;
-mod instance;
-mod load;
-pub mod logs;
-mod meter;
-mod nn;
-mod outbound;
-mod pool;
-mod preempt;
-mod run;
 mod runtime;
-mod seal;
-mod share;
-mod snapshot;
-mod state;
-mod store;
 
-pub use instance::Invocation;
+mod load;
+
+mod error;
+
+mod prepare;
+
+mod guest;
+
+mod imports;
+
+mod models;
+
+mod meter;
+
+mod files;
+
+mod config;
+
+pub use error::EngineError;
+pub use guest::{Ended, Invocation, Run};
+pub use imports::logs;
 pub use load::{LoadReport, Loaded};
-pub use meter::Meter;
-pub use run::{Ended, Run};
-pub use runtime::{EngineError, Runtime, RuntimeConfig};
-pub use vesta_nn::{ModelInfo, ModelLimits};
+pub use meter::{Meter, ModelFailure, cpu, processes};
+pub use prepare::child::ChildLimits;
+pub use prepare::child_main;
+pub use runtime::{Runtime, RuntimeConfig};
+/// The worker's whole life, in a process of its own; returns its exit code.
+pub use vesta_nn::worker::main as worker_main;
+pub use vesta_nn::{ModelInfo, ModelLimits, confine, heap};
 /// The error of a request body that the host hands to a guest.
 pub use wasmtime_wasi_http::Error as BodyError;

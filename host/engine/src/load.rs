@@ -1,42 +1,46 @@
-//! The cold start: a function's files become mapped code and models, side by side; weights that are not in memory yet are
-//! read while the guest begins.
+//! The cold start: a function's files become mapped code and models, side by side; weights that are not in
+//! memory yet are read while the guest begins.
 
-use crate::cpu;
-use crate::epoch::Ticker;
-use crate::idle::{Idle, IdleOfHost};
-use crate::instance::Instance;
-use crate::nn::Models;
-use crate::outbound::OutboundPolicy;
-use crate::pool::InferencePool;
-use crate::runtime::{EngineError, Runtime, runtime_error, source};
-use crate::seal::{SealError, Sealed};
-use crate::share::InstanceMemory;
-use crate::state::State;
-use crate::store::Source;
+use crate::error::{EngineError, runtime_error};
+use crate::files::{CodeStore, SealError, Sealed, Seals, Source};
+use crate::guest::epoch::Ticker;
+use crate::guest::idle::IdleOfHost;
+use crate::guest::state::{State, World};
+use crate::guest::template::Template;
+use crate::guest::{Instance, Invocation, Run};
+use crate::imports::outbound::OutboundPolicy;
+use crate::meter::cpu;
+use crate::meter::share::InstanceMemory;
+use crate::models::{Inference, LoadedModels, Model, Models, Settings, StartError};
+use bytes::Bytes;
+use http_body::Body;
+use ipnet::IpNet;
 use rustix::fs::{Advice, fadvise};
 use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroU64;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use vesta_core::Digest;
-use vesta_core::lifecycle::{CodeStart, ColdStartParts, ModelStart};
+use vesta_core::lifecycle::{CodeStart, ColdStartParts, ModelStart, SetAside};
 use vesta_core::limits::Limits;
 use vesta_core::manifest::{ModelRef, PackageManifest};
 use vesta_core::memory::{Kind, Part, Reservation};
-use vesta_nn::{GRAPH_FILE, Graph, INFO_FILE, LoadError, ReadAhead, WEIGHTS_FILE};
-use wasmtime::component::Component;
+use vesta_nn::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
+use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-/// A kernel reads no more at one request than its read-ahead window, at least this much where it matters, in bytes.
+/// A kernel reads no more at one request than its read-ahead window, at least this much where it matters, in
+/// bytes.
 const READ_AHEAD_BYTES: u64 = 512 << 10;
 
-/// Most cold starts that load their models on a thread of their own, while another waits for it: less than the runtime has
-/// threads that may block (512), since else all of them could be waiting and none be left to load.
+/// Most cold starts that load their models on a thread of their own, while another waits for it: less than
+/// the runtime has threads that may block (512), since else all of them could be waiting and none be left to
+/// load.
 pub(crate) const BESIDE_MAX: usize = 64;
 
 /// How long an instance waits for another request where the manifest states no keep-alive.
@@ -44,48 +48,41 @@ const INSTANCE_IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// A function in memory, ready to run. Dropping the last reference takes code and models out of the process.
 pub struct Loaded {
-    pub(crate) pre: ProxyPre<State>,
-    pub(crate) models: Arc<Models>,
-    pub(crate) memory: Arc<InstanceMemory>,
-    held: Arc<Reservation>,
-    pub(crate) pool: Arc<InferencePool>,
-    pub(crate) limits: Limits,
-    pub(crate) variables: Vec<(String, String)>,
-    pub(crate) outbound: Arc<OutboundPolicy>,
-    pub(crate) ticker: Arc<Ticker>,
-    /// Most requests of one instance.
-    pub(crate) reuse: u32,
-    /// Instances that wait for another request, where they may serve more than one. None of them refers to this struct.
-    pub(crate) idle: Option<Arc<Idle<Instance>>>,
-    pub(crate) idle_of_host: Arc<IdleOfHost<Instance>>,
-    /// How long the first instance took to make, in nanoseconds; 0 before.
-    instance_ns: AtomicU64,
+    template: Arc<Template>,
     parts: ColdStartParts,
-    /// How long weights were read ahead, in nanoseconds; 0 while that goes on.
-    read_ahead_ns: Arc<AtomicU64>,
 }
 
 impl Loaded {
-    /// What the function holds of the host's memory while it is warm: mapped code and models.
-    pub fn reservation(&self) -> &Reservation {
-        &self.held
+    /// An invocation; nothing runs before it is polled. `request` is what the guest sees; `tls` is the scheme
+    /// it is told.
+    pub fn run<B>(&self, request: http::Request<B>, tls: bool, invocation: Invocation) -> Run
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<wasmtime_wasi_http::Error>,
+    {
+        Run::start(self.template.clone(), request, tls, invocation)
     }
 
-    /// An instance was made, which began then.
-    pub(crate) fn instance_made(&self, begun: Instant) {
-        if self.instance_ns.load(Relaxed) == 0 {
-            self.instance_ns.store(begun.elapsed().as_nanos() as u64, Relaxed);
-        }
+    /// What the function holds of the host's memory while it is warm: mapped code and models.
+    pub fn reservation(&self) -> &Reservation {
+        &self.template.held
     }
 
     /// What its cold start consisted of, as far as is known by now.
     pub fn cold_start(&self) -> ColdStartParts {
         let known = |ns: &AtomicU64| Some(ns.load(Relaxed)).filter(|ns| *ns > 0);
-        ColdStartParts {
-            instance_ns: known(&self.instance_ns),
-            read_ahead_ns: known(&self.read_ahead_ns),
-            ..self.parts.clone()
-        }
+        ColdStartParts { instance_ns: known(&self.template.instance_ns), ..self.parts.clone() }
+    }
+
+    /// Those of its models that are not run for a while, since their workers ended again and again.
+    pub fn models_set_aside(&self) -> Vec<SetAside> {
+        let aside = |(name, model): (&String, &Arc<Model>)| {
+            let (retry_after, reason) = model.set_aside()?;
+            Some(SetAside { model: name.clone(), reason, retry_after })
+        };
+        let mut all: Vec<_> = self.template.world.models.by_name.iter().filter_map(aside).collect();
+        all.sort_by(|a, b| a.model.cmp(&b.model));
+        all
     }
 }
 
@@ -94,23 +91,42 @@ impl Loaded {
 pub struct LoadReport {
     pub code_ns: u64,
     pub models_ns: u64,
-    /// CPU time of the loading threads. Reading ahead is not in it: what the page cache lacks is the host's affair.
+    /// CPU time of the loading threads. Reading ahead is not in it: what the page cache lacks is the host's
+    /// affair.
     pub cpu_ns: u64,
 }
 
 /// Models as their thread hands them over.
 #[derive(Default)]
-struct LoadedModels {
-    graphs: HashMap<String, Arc<dyn Graph>>,
-    /// Those that were not in memory before.
-    fresh: Vec<Arc<dyn Graph>>,
+struct Handed {
+    models: HashMap<String, Arc<Model>>,
     parts: Vec<ModelStart>,
     wall_ns: u64,
     cpu_ns: u64,
-    read_ahead_ns: Arc<AtomicU64>,
 }
 
-impl Runtime {
+/// What cold starts are made with.
+pub(crate) struct Loader {
+    pub engine: wasmtime::Engine,
+    pub linker: Linker<State>,
+    pub code: CodeStore,
+    pub seals: Arc<Seals>,
+    pub models_dir: PathBuf,
+    pub loaded_models: LoadedModels,
+    pub inference: Arc<Inference>,
+    /// Places of threads that load models beside a cold start.
+    pub beside: Arc<Semaphore>,
+    pub memory: Arc<InstanceMemory>,
+    pub ticker: Arc<Ticker>,
+    pub idle_of_host: Arc<IdleOfHost<Instance>>,
+    pub outbound_allow_networks: Vec<IpNet>,
+}
+
+impl Loader {
+    pub fn model_dir(&self, digest: &Digest) -> PathBuf {
+        self.models_dir.join(format!("{}-{}", digest.hex(), vesta_nn::compat()))
+    }
+
     /// What a function will hold while it is warm, by the sizes of its files.
     pub fn parts(&self, manifest: &PackageManifest) -> Result<Vec<Part>, EngineError> {
         let size = |path: &Path| Ok(std::fs::metadata(path)?.len());
@@ -125,8 +141,9 @@ impl Runtime {
         Ok(parts)
     }
 
-    /// The cold start: maps a function's code and models, for which `held` was reserved by their [`Runtime::parts`]. Blocks
-    /// for some milliseconds of file work; call it within a Tokio runtime, on a thread that may block.
+    /// The cold start: maps a function's code and models, for which `held` was reserved by their
+    /// [`Loader::parts`]. Blocks for some milliseconds of file work; call it within a Tokio runtime, on a
+    /// thread that may block.
     pub fn load(
         self: &Arc<Self>,
         manifest: &PackageManifest,
@@ -134,18 +151,18 @@ impl Runtime {
     ) -> Result<(Loaded, LoadReport), EngineError> {
         let cpu = cpu::thread_cpu_ns();
         let begun = Instant::now();
-        let models = self.load_models_beside(&manifest.models);
+        let models = self.load_models_beside(manifest);
         let (pre, code) = self.load_component(&source(manifest))?;
         let code_ns = begun.elapsed().as_nanos() as u64;
         let models = match models {
             Some(models) => models
                 .blocking_recv()
                 .map_err(|_| EngineError::Runtime("loading a model failed".into()))??,
-            None => LoadedModels::default(),
+            None => Handed::default(),
         };
         let outbound = OutboundPolicy {
             hosts: manifest.outbound.clone(),
-            allow_networks: self.config.outbound_allow_networks.clone(),
+            allow_networks: self.outbound_allow_networks.clone(),
         };
         let report = LoadReport {
             code_ns,
@@ -158,12 +175,11 @@ impl Runtime {
             code: CodeStart { wall_ns: code_ns, ..code },
             models: models.parts,
             instance_ns: None,
-            read_ahead_ns: None,
         };
         let code_path = self.code.path(&source(manifest));
         let mut actual = vec![code_part(&code_path, code.mapped_bytes)];
         for model in &manifest.models {
-            let bytes = models.graphs.get(&model.name).map_or(0, |graph| graph.resident_bytes());
+            let bytes = models.models.get(&model.name).map_or(0, |model| model.resident_bytes());
             actual.push(Part { kind: Kind::Models, digest: model.blob.digest, bytes });
         }
         held.settle(&actual)?;
@@ -171,54 +187,42 @@ impl Runtime {
         let reuse = manifest.scaling.reuse;
         let longest = manifest.scaling.keep_alive_ms.map_or(INSTANCE_IDLE_MAX, Duration::from_millis);
         let idle = || self.idle_of_host.of_function(manifest.limits.concurrency as usize, longest);
-        let loaded = Loaded {
-            pre,
-            models: Arc::new(Models { by_name: models.graphs, _held: Some(held.clone()) }),
-            held,
-            memory: self.memory.clone(),
-            pool: self.pool.clone(),
+        let world = World {
             limits: manifest.limits,
             variables: manifest.variables.clone().into_iter().collect(),
+            models: Arc::new(Models { by_name: models.models, held: Some(held.clone()) }),
+            memory: self.memory.clone(),
             outbound: Arc::new(outbound),
             ticker: self.ticker.clone(),
+        };
+        let template = Template {
+            pre,
+            world,
             reuse,
             idle: (reuse > 1).then(idle),
             idle_of_host: self.idle_of_host.clone(),
             instance_ns: AtomicU64::new(0),
-            parts,
-            read_ahead_ns: models.read_ahead_ns,
+            held,
         };
+        let loaded = Loaded { template: Arc::new(template), parts };
         Ok((loaded, report))
     }
 
-    /// Loads models on another thread, which reads their weights ahead after it has handed them over. With too many cold starts at
-    /// once, all of that is done here and now.
+    /// Loads models on another thread. With too many cold starts at once, it is done here and now.
     fn load_models_beside(
         self: &Arc<Self>,
-        models: &[ModelRef],
-    ) -> Option<oneshot::Receiver<Result<LoadedModels, EngineError>>> {
-        if models.is_empty() {
+        manifest: &PackageManifest,
+    ) -> Option<oneshot::Receiver<Result<Handed, EngineError>>> {
+        if manifest.models.is_empty() {
             return None;
         }
         let (hand_over, handed_over) = oneshot::channel();
-        let (runtime, models) = (self.clone(), models.to_vec());
+        let (loader, models, limits) = (self.clone(), manifest.models.clone(), manifest.limits);
         let permit = self.beside.clone().try_acquire_owned().ok();
         let is_permitted = permit.is_some();
         let work = move || {
-            let loaded = runtime.load_models(&models);
-            let (fresh, took) = match &loaded {
-                Ok(loaded) => (loaded.fresh.clone(), loaded.read_ahead_ns.clone()),
-                Err(_) => Default::default(),
-            };
-            let _ = hand_over.send(loaded);
+            let _ = hand_over.send(loader.load_models(&models, &limits));
             drop(permit);
-            let begun = Instant::now();
-            for part in [ReadAhead::EveryRun, ReadAhead::Tables] {
-                for graph in &fresh {
-                    graph.read_ahead(part);
-                }
-            }
-            took.store(begun.elapsed().as_nanos() as u64, Relaxed);
         };
         if is_permitted {
             Handle::current().spawn_blocking(work);
@@ -228,37 +232,32 @@ impl Runtime {
         Some(handed_over)
     }
 
-    fn load_models(&self, models: &[ModelRef]) -> Result<LoadedModels, EngineError> {
+    fn load_models(&self, models: &[ModelRef], limits: &Limits) -> Result<Handed, EngineError> {
         // The first check reads all of a model, which is the host's affair and no part of the bill.
         for model in models {
             self.check_model(model)?;
         }
         let cpu = cpu::thread_cpu_ns();
         let begun = Instant::now();
-        let mut loaded = LoadedModels::default();
+        let mut loaded = Handed::default();
         for model in models {
             let begun = Instant::now();
-            let (graph, shared) = self.load_model(&model.name, &model.blob.digest)?;
+            let (served, shared, worker_cpu_ns) = self.load_model(model, limits)?;
             loaded.parts.push(ModelStart {
                 name: model.name.clone(),
                 wall_ns: begun.elapsed().as_nanos() as u64,
-                mapped_bytes: graph.resident_bytes(),
+                mapped_bytes: served.resident_bytes(),
                 shared,
             });
-            if !shared {
-                loaded.fresh.push(graph.clone());
-            }
-            loaded.graphs.insert(model.name.clone(), graph);
+            loaded.cpu_ns += worker_cpu_ns;
+            loaded.models.insert(model.name.clone(), served);
         }
         loaded.wall_ns = begun.elapsed().as_nanos() as u64;
-        loaded.cpu_ns = cpu::thread_cpu_ns() - cpu;
+        loaded.cpu_ns += cpu::thread_cpu_ns() - cpu;
         Ok(loaded)
     }
 
-    pub(crate) fn load_component(
-        &self,
-        source: &Source,
-    ) -> Result<(ProxyPre<State>, CodeStart), EngineError> {
+    pub fn load_component(&self, source: &Source) -> Result<(ProxyPre<State>, CodeStart), EngineError> {
         let path = self.code.verified(source)?;
         let mapped_bytes = read_ahead(&path)?;
         // SAFETY: the file is native code that this host's child compiled: its MAC under the host's key was
@@ -270,7 +269,8 @@ impl Runtime {
         Ok((ProxyPre::new(pre).map_err(runtime_error)?, CodeStart { wall_ns: 0, mapped_bytes }))
     }
 
-    /// Whether a model is as it was prepared. One that is not counts as missing from now on, and is made anew.
+    /// Whether a model is as it was prepared. One that is not counts as missing from now on, and is made
+    /// anew.
     fn check_model(&self, model: &ModelRef) -> Result<(), EngineError> {
         let dir = self.model_dir(&model.blob.digest);
         self.seals.check(&sealed_model(&dir, &dir)).map_err(|e| {
@@ -281,29 +281,37 @@ impl Runtime {
         })
     }
 
-    /// Its files were made anew: whoever loads the model from now on maps those, and not what others may still have of the old.
-    pub(crate) fn forget_loaded(&self, dir: &Path) {
-        self.graphs.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
-    }
-
-    /// A model, and whether it was loaded already.
-    fn load_model(&self, name: &str, digest: &Digest) -> Result<(Arc<dyn Graph>, bool), EngineError> {
-        let dir = self.model_dir(digest);
-        // Held while loading: two functions that start at once with the same model load it once.
-        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-        graphs.retain(|_, graph| graph.strong_count() > 0);
-        if let Some(graph) = graphs.get(&dir).and_then(Weak::upgrade) {
-            return Ok((graph, true));
+    /// A model, whether it was loaded already, and the CPU time that its worker took, in nanoseconds.
+    fn load_model(&self, model: &ModelRef, limits: &Limits) -> Result<(Arc<Model>, bool, u64), EngineError> {
+        let dir = self.model_dir(&model.blob.digest);
+        let settings = Settings {
+            // More than the host may use would have the kernel end the worker instead.
+            memory_bytes: limits.model_memory_bytes.min(self.memory.host.memory().budget()),
+            inference_ns: limits.inference_ms.saturating_mul(1_000_000),
+            threads: model.threads.clamp(1, self.inference.slots_max),
+        };
+        let place = self.loaded_models.place(&dir, settings);
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(served) = place.upgrade() {
+            return Ok((served, true, 0));
         }
-        let failed = |e: LoadError| EngineError::Model { name: name.into(), detail: e.to_string() };
-        let graph = self.backend.load(&dir).map_err(|e| {
-            // Without its description a prepared model counts as missing, and is made anew.
-            let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
-            failed(e)
-        })?;
-        graphs.insert(dir, Arc::downgrade(&graph));
-        Ok((graph, false))
+        let (served, cpu_ns) =
+            Model::load(self.inference.clone(), dir.clone(), settings).map_err(|e| match e {
+                StartError::Refused(_) => {
+                    // Without its description a prepared model counts as missing, and is made anew.
+                    let _ = std::fs::remove_file(dir.join(INFO_FILE));
+                    EngineError::Model { name: model.name.clone(), detail: e.to_string() }
+                }
+                e => EngineError::Worker { name: model.name.clone(), detail: e.to_string() },
+            })?;
+        *place = Arc::downgrade(&served);
+        Ok((served, false, cpu_ns))
     }
+}
+
+/// What a function's code is compiled from.
+pub(crate) fn source(manifest: &PackageManifest) -> Source {
+    Source { component: manifest.component.digest, snapshot: manifest.snapshot }
 }
 
 /// The code of a component. Named by its file, which also says what was done to it.

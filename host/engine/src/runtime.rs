@@ -1,27 +1,32 @@
-//! The runtime of one host: it prepares uploads and starts invocations of functions that [`load`](crate::load) made warm.
+//! The runtime of one host: it prepares uploads and starts invocations of functions that
+//! [`load`](crate::load) made warm.
 
-use crate::child::{self, Answer, ChildError, ChildLimits, Job};
-use crate::epoch::Ticker;
-use crate::idle::IdleOfHost;
-use crate::instance::Instance;
-use crate::load::{self, sealed_model};
-use crate::pool::InferencePool;
-use crate::seal::{SealError, Seals};
-use crate::share::InstanceMemory;
-use crate::state::State;
-use crate::store::{CodeStore, Source};
-use crate::{compile, config};
+use crate::config;
+use crate::error::{EngineError, runtime_error};
+use crate::files::{CodeStore, Seals};
+use crate::guest::Instance;
+use crate::guest::epoch::Ticker;
+use crate::guest::idle::IdleOfHost;
+use crate::guest::linker::linker;
+use crate::load::{self, LoadReport, Loaded, Loader, sealed_model, source};
+use crate::meter::share::{EndIdle, InstanceMemory};
+use crate::models::{Inference, InferenceSlots, LoadedModels, Program, Stock};
+use crate::prepare::child::{self, Answer, CODE_FILE, ChildLimits, Job};
+use crate::prepare::jobs::JobFolders;
 use ipnet::IpNet;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Semaphore;
 use vesta_core::Digest;
-use vesta_core::manifest::{Encoding, PackageManifest};
-use vesta_core::memory::{Grant, Short};
-use vesta_nn::{Backend, Graph, ModelInfo, ModelLimits, Rten};
-use wasmtime::component::Linker;
+use vesta_core::manifest::{ModelRef, PackageManifest};
+use vesta_core::memory::{Grant, Part, Reservation};
+use vesta_core::slots::SlotsConfig;
+use vesta_nn::{ModelInfo, ModelLimits};
+
+/// CPU time that a tenant's runs are granted in a round of the slots, in nanoseconds: a few runs of a usual
+/// model.
+const QUANTUM_NS: u64 = 100_000_000;
 
 /// What a runtime is made with.
 #[derive(Debug, Clone)]
@@ -32,119 +37,88 @@ pub struct RuntimeConfig {
     pub cache_key: [u8; 32],
     /// Instances that may live at once.
     pub instances_max: u32,
-    pub inference_threads: usize,
-    /// Inferences that may wait for a thread.
+    /// Runs of models at once.
+    pub inference_slots: u32,
+    /// Runs that may wait for a slot.
     pub inference_waiting_max: usize,
-    /// The executable whose `prepare-worker` command calls [`child::main`].
+    /// The executable whose `prepare-worker` command calls [`child_main`](crate::child_main).
     pub child_program: PathBuf,
+    /// The executable whose `inference-worker` command calls [`worker_main`](crate::worker_main).
+    pub inference_program: PathBuf,
     pub child_limits: ChildLimits,
     pub model_limits: ModelLimits,
     /// Networks that guests may reach although they are not public.
     pub outbound_allow_networks: Vec<IpNet>,
 }
 
-/// Why something uploaded cannot be used, or the runtime failed.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// What was uploaded is at fault.
-    #[error("{detail}")]
-    Refused { code: String, detail: String },
-    #[error(transparent)]
-    Child(#[from] ChildError),
-    #[error(transparent)]
-    Code(#[from] SealError),
-    #[error(transparent)]
-    Memory(#[from] Short),
-    #[error("model {name:?} cannot be loaded: {detail}")]
-    Model { name: String, detail: String },
-    #[error("the runtime failed: {0}")]
-    Runtime(String),
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
-impl EngineError {
-    /// A stable name for the API.
-    pub fn code(&self) -> &str {
-        match self {
-            EngineError::Refused { code, .. } => code,
-            EngineError::Child(e) => e.code(),
-            EngineError::Code(_) => "code-cache",
-            EngineError::Memory(_) => "host-memory",
-            EngineError::Model { .. } => "model-load",
-            EngineError::Runtime(_) | EngineError::Io(_) => "runtime",
-        }
-    }
-    /// Whether the host is to blame rather than what was uploaded.
-    pub fn is_platform(&self) -> bool {
-        match self {
-            EngineError::Refused { .. } => false,
-            EngineError::Child(e) => e.is_platform(),
-            _ => true,
-        }
-    }
-    /// Whether preparing the function's files anew may mend it.
-    pub fn wants_preparation(&self) -> bool {
-        // What could not be read this time may well be sound.
-        matches!(self, EngineError::Code(SealError::Missing | SealError::Altered) | EngineError::Model { .. })
-    }
-}
-
-pub(crate) fn runtime_error(e: wasmtime::Error) -> EngineError {
-    EngineError::Runtime(format!("{e:#}"))
-}
-
 /// The runtime of one host.
 pub struct Runtime {
-    pub(crate) engine: wasmtime::Engine,
-    pub(crate) linker: Linker<State>,
-    pub(crate) code: CodeStore,
-    pub(crate) seals: Arc<Seals>,
-    pub(crate) memory: Arc<InstanceMemory>,
-    models_dir: PathBuf,
-    pub(crate) backend: Box<dyn Backend>,
-    /// Loaded models by their prepared directory, shared by every function that uses the same bytes.
-    pub(crate) graphs: Mutex<HashMap<PathBuf, Weak<dyn Graph>>>,
-    pub(crate) pool: Arc<InferencePool>,
-    /// Places of threads that load models beside a cold start.
-    pub(crate) beside: Arc<Semaphore>,
-    pub(crate) ticker: Arc<Ticker>,
-    pub(crate) idle_of_host: Arc<IdleOfHost<Instance>>,
-    pub(crate) config: RuntimeConfig,
+    loader: Arc<Loader>,
+    jobs: JobFolders,
+    idle_of_host: Arc<IdleOfHost<Instance>>,
+    config: RuntimeConfig,
 }
 
 impl Runtime {
     /// `memory` is the host's budget, and whoever makes room in it.
     pub fn new(config: RuntimeConfig, memory: Arc<dyn Grant>) -> Result<Runtime, EngineError> {
         let engine = wasmtime::Engine::new(&config::serving(config.instances_max)).map_err(runtime_error)?;
-        let linker = compile::linker(&engine).map_err(runtime_error)?;
+        let linker = linker(&engine).map_err(runtime_error)?;
         let seals = Arc::new(Seals::new(config.cache_key));
         let code = CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), seals.clone())?;
         let models_dir = config.cache_dir.join("models");
         std::fs::create_dir_all(&models_dir)?;
-        for dir in [config.cache_dir.join("code"), models_dir.clone()] {
-            remove_unfinished(&dir)?;
-        }
-        let pool = Arc::new(InferencePool::start(config.inference_threads, config.inference_waiting_max)?);
+        let jobs = JobFolders::open(config.cache_dir.join("jobs"))?;
         let weak = engine.weak();
         let ticker = Ticker::start(move || weak.upgrade().inspect(|e| e.increment_epoch()).is_some())?;
-        let backend = Box::new(Rten);
         let idle_of_host = IdleOfHost::new();
-        Ok(Runtime {
+        let memory = Arc::new(InstanceMemory { host: memory, idle: idle_of_host.clone() });
+        let slots = SlotsConfig {
+            slots: config.inference_slots,
+            waiting_max: config.inference_waiting_max,
+            waiting_tenant_max: (config.inference_waiting_max / 2).max(1),
+            quantum_ns: QUANTUM_NS,
+        };
+        let inference = Arc::new(Inference {
+            stock: Stock::open(Program {
+                path: config.inference_program.clone(),
+                argument: "inference-worker",
+            })?,
+            slots: InferenceSlots::new(slots),
+            slots_max: config.inference_slots.max(1),
+            memory: memory.clone(),
+        });
+        let loader = Loader {
             engine,
             linker,
             code,
             seals,
             models_dir,
-            backend,
-            graphs: Mutex::default(),
-            pool,
+            loaded_models: LoadedModels::default(),
+            inference,
             beside: Arc::new(Semaphore::new(load::BESIDE_MAX)),
+            memory,
             ticker,
-            memory: Arc::new(InstanceMemory { host: memory, idle: idle_of_host.clone() }),
-            idle_of_host,
-            config,
-        })
+            idle_of_host: idle_of_host.clone(),
+            outbound_allow_networks: config.outbound_allow_networks.clone(),
+        };
+        Ok(Runtime { loader: Arc::new(loader), jobs, idle_of_host, config })
+    }
+
+    /// What a function will hold while it is warm, by the sizes of its files.
+    pub fn parts(&self, manifest: &PackageManifest) -> Result<Vec<Part>, EngineError> {
+        self.loader.parts(manifest)
+    }
+
+    /// The cold start: maps a function's code and models, for which `held` was reserved by their
+    /// [`Runtime::parts`]. Blocks for some milliseconds of file work; call it within a Tokio runtime, on a
+    /// thread that may block.
+    pub fn load(
+        &self,
+        manifest: &PackageManifest,
+        held: Reservation,
+    ) -> Result<(Loaded, LoadReport), EngineError> {
+        self.loader.load(manifest, held)
     }
 
     /// Compiles a function's component in a child process and keeps the code. Done already: returns at once.
@@ -154,56 +128,51 @@ impl Runtime {
         blob: &Path,
     ) -> Result<(), EngineError> {
         let source = &source(manifest);
-        if self.code.verified(source).is_ok() {
+        if self.loader.code.verified(source).is_ok() {
             return Ok(());
         }
-        let out = self.code.path(source).with_extension(format!("new-{}", unique()));
-        let job = Job::Compile { source: blob.into(), out: out.clone(), snapshot: source.snapshot };
-        let answer = self.child(job).await;
-        let result = match answer {
-            Ok(_) => self.code.adopt(source, &out).map_err(EngineError::from).and_then(|()| {
-                // Loaded once here, so that what the pool cannot hold is refused at deploy.
-                self.load_component(source).map(drop).map_err(|e| {
-                    self.code.discard(&source.component);
-                    EngineError::Refused { code: "invalid-component".into(), detail: e.to_string() }
-                })
-            }),
-            Err(e) => Err(e),
-        };
-        let _ = std::fs::remove_file(&out);
-        result
+        let out = self.jobs.create()?;
+        let job = Job::Compile { source: blob.into(), out: out.path().into(), snapshot: source.snapshot };
+        self.child(job).await?;
+        self.loader.code.adopt(source, &out.path().join(CODE_FILE))?;
+        // Loaded once here, so that what the pool cannot hold is refused at deploy.
+        self.loader.load_component(source).map(drop).map_err(|e| {
+            self.loader.code.discard(&source.component);
+            EngineError::Refused { code: "invalid-component".into(), detail: e.to_string() }
+        })
     }
 
-    /// Checks a model in a child process and keeps its prepared form. Done already: returns at once.
-    pub async fn prepare_model(
-        &self,
-        digest: &Digest,
-        encoding: Encoding,
-        source: &Path,
-    ) -> Result<ModelInfo, EngineError> {
-        let dir = self.model_dir(digest);
+    /// Checks a model in a child process, tries it with its samples, and keeps its prepared form. Done
+    /// already: tries it where it has samples, and else returns at once.
+    pub async fn prepare_model(&self, model: &ModelRef, source: &Path) -> Result<ModelInfo, EngineError> {
+        let dir = self.loader.model_dir(&model.blob.digest);
+        let (samples, limits) = (model.samples.clone(), self.config.model_limits.clone());
         if let Some(info) = read_info(&dir)
-            && self.seals.check(&sealed_model(&dir, &dir)).is_ok()
+            && self.loader.seals.check(&sealed_model(&dir, &dir)).is_ok()
         {
-            return Ok(info);
-        }
-        let out = dir.with_extension(format!("new-{}", unique()));
-        std::fs::create_dir_all(&out)?;
-        let limits = self.config.model_limits.clone();
-        let job = Job::Model { source: source.into(), encoding, out: out.clone(), limits };
-        let answer = self.child(job).await;
-        let result = match answer {
-            Ok(Answer::Prepared(info)) => {
-                let sealed = self.seals.seal(&sealed_model(&dir, &out));
-                let _ = std::fs::remove_dir_all(&dir);
-                self.forget_loaded(&dir);
-                sealed.and_then(|()| std::fs::rename(&out, &dir)).map(|()| *info).map_err(EngineError::from)
+            // Others' samples are no trial of this one: where its files are gone, it is prepared without
+            // them.
+            let is_tried = info.dry_run.as_ref().is_some_and(|run| !run.sampled);
+            if samples.is_empty() && is_tried {
+                return Ok(info);
             }
-            Ok(_) => Err(EngineError::Runtime("the child answered another question".into())),
-            Err(e) => Err(e),
+            return match self.child(Job::Try { dir, samples, limits }).await? {
+                Answer::Prepared(info) => Ok(*info),
+                _ => Err(another_question()),
+            };
+        }
+        let out = self.jobs.create()?;
+        let (source, encoding) = (source.into(), model.encoding);
+        let job = Job::Model { source, encoding, samples, out: out.path().into(), limits };
+        let Answer::Prepared(info) = self.child(job).await? else {
+            return Err(another_question());
         };
-        let _ = std::fs::remove_dir_all(&out);
-        result
+        let sealed = self.loader.seals.seal(&sealed_model(&dir, out.path()));
+        let _ = std::fs::remove_dir_all(&dir);
+        self.loader.loaded_models.forget(&dir);
+        sealed?;
+        std::fs::rename(out.path(), &dir)?;
+        Ok(*info)
     }
 
     async fn child(&self, job: Job) -> Result<Answer, EngineError> {
@@ -216,13 +185,14 @@ impl Runtime {
 
     /// Removes what was prepared from a blob, be it a component or a model.
     pub fn discard(&self, digest: &Digest) {
-        self.code.discard(digest);
-        self.seals.forget(&self.model_dir(digest));
-        let _ = std::fs::remove_dir_all(self.model_dir(digest));
+        self.loader.code.discard(digest);
+        self.loader.seals.forget(&self.loader.model_dir(digest));
+        let _ = std::fs::remove_dir_all(self.loader.model_dir(digest));
     }
 
-    pub(crate) fn model_dir(&self, digest: &Digest) -> PathBuf {
-        self.models_dir.join(format!("{}-{}", digest.hex(), vesta_nn::compat()))
+    /// Runs of models that wait for a slot.
+    pub fn runs_waiting(&self) -> usize {
+        self.loader.inference.slots.waiting()
     }
 
     /// Ends the instance that has waited the longest for another request; false where none waits.
@@ -236,29 +206,10 @@ impl Runtime {
     }
 }
 
-/// What a function's code is compiled from.
-pub(crate) fn source(manifest: &PackageManifest) -> Source {
-    Source { component: manifest.component.digest, snapshot: manifest.snapshot }
+fn another_question() -> EngineError {
+    EngineError::Runtime("the child answered another question".into())
 }
 
 fn read_info(dir: &Path) -> Option<ModelInfo> {
     serde_json::from_slice(&std::fs::read(dir.join(vesta_nn::INFO_FILE)).ok()?).ok()
-}
-
-/// Removes what a preparation left that was cut off by the end of its process.
-fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(dir)?.flatten() {
-        if entry.file_name().to_string_lossy().contains(".new-") {
-            let path = entry.path();
-            let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        }
-    }
-    Ok(())
-}
-
-/// A name for a temporary file that no other use of this process has.
-fn unique() -> String {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

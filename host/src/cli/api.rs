@@ -80,6 +80,18 @@ pub struct Standing {
     pub cold_start: Option<ColdStartParts>,
     #[serde(default)]
     pub refused: Option<Refused>,
+    #[serde(default)]
+    pub models_set_aside: Vec<SetAside>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct SetAside {
+    #[serde(default)]
+    pub model: String,
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub retry_after_ms: u64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -74,13 +74,17 @@ fn stands(s: &Standing) -> String {
             parts.push(format!("{} for model {name}, {size}{shared}", ms(model.wall_ns)));
         }
         parts.extend(cold.instance_ns.map(|ns| format!("{} for the first instance", ms(ns))));
-        parts.extend(cold.read_ahead_ns.map(|ns| format!("{} of reading ahead beside it", ms(ns))));
         pairs.push(("cold start", format!("{}: {}", ms(cold.wall_ns), parts.join("; "))));
     }
     if let Some(refused) = &s.refused {
         let wait = format_duration_ms(refused.retry_after_ms);
         pairs
             .push(("cannot start", format!("{}; tried again in {wait}", output::printable(&refused.reason))));
+    }
+    for aside in &s.models_set_aside {
+        let (model, reason) = (output::printable(&aside.model), output::printable(&aside.reason));
+        let wait = format_duration_ms(aside.retry_after_ms);
+        pairs.push(("set aside", format!("model {model}: {reason}; tried again in {wait}")));
     }
     output::pairs(&pairs)
 }
@@ -163,11 +167,22 @@ fn describe(v: &VersionInfo) -> String {
         // Values may be secret; `--json` shows them.
         ("variables", or_none(m.variables.keys().cloned().collect())),
     ];
+    if !m.models.is_empty() {
+        let memory = format_size(l.model_memory_bytes);
+        let cpu = format_duration_ms(l.inference_ms);
+        pairs.push(("inference", format!("memory {memory} beyond the weights, cpu {cpu} a run")));
+    }
     for model in &m.models {
         let signature = v.models.iter().find(|s| s.name == model.name).map(|s| format!("; {}", s.describe()));
         let name = output::printable(&model.name);
-        let size = output::size(model.blob.size);
-        pairs.push(("model", format!("{name}: {size}{}", signature.unwrap_or_default())));
+        let mut text = format!("{name}: {}", output::size(model.blob.size));
+        if model.threads > 1 {
+            text += &format!(", {} threads", model.threads);
+        }
+        if !model.samples.is_empty() {
+            text += &format!(", tried with samples of {} inputs", model.samples.len());
+        }
+        pairs.push(("model", text + &signature.unwrap_or_default()));
     }
     output::pairs(&pairs)
 }

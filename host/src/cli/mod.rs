@@ -79,13 +79,18 @@ enum Command {
     /// The child process in which the host compiles components and checks models
     #[command(hide = true)]
     PrepareWorker,
+    /// The worker process in which the host runs a model
+    #[command(hide = true)]
+    InferenceWorker { host: u32 },
 }
 
 /// Runs the command of the process's arguments.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    if matches!(cli.command, Command::PrepareWorker) {
-        return ExitCode::from(vesta_engine::child::main());
+    match cli.command {
+        Command::PrepareWorker => return ExitCode::from(vesta_engine::child_main()),
+        Command::InferenceWorker { host } => return ExitCode::from(vesta_engine::worker_main(host)),
+        _ => {}
     }
     match cli.command.run(cli.json) {
         Ok(()) => Exit::Success.into(),
@@ -112,7 +117,7 @@ impl Command {
             Command::Tenant(args) => tenant::run(&args, json),
             Command::Key(args) => key::run(&args, json),
             Command::Completions(args) => completions::run(&args),
-            Command::PrepareWorker => Ok(()),
+            Command::PrepareWorker | Command::InferenceWorker { .. } => Ok(()),
         }
     }
 }

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use utoipa::ToSchema;
 use vesta_core::TenantName;
 use vesta_core::keepalive::Explanation;
@@ -82,9 +83,9 @@ pub struct Standing {
     resident_bytes: u64,
     /// Whether `scaling.minimum` keeps it warm, whatever the policy says.
     kept_by_minimum: bool,
-    /// What the keep-alive policy makes of it. `reason` is `fixed`, `worth`, `prewarm` or `unused`; times are milliseconds after the
-    /// last request; `index` is what keeping it saves and `price` what memory costs, both in milliseconds of cold start per MB
-    /// (2^20 bytes) and second.
+    /// What the keep-alive policy makes of it. `reason` is `fixed`, `worth`, `prewarm` or `unused`; times are
+    /// milliseconds after the last request; `index` is what keeping it saves and `price` what memory costs,
+    /// both in milliseconds of cold start per MB (2^20 bytes) and second.
     #[schema(value_type = Object)]
     keep_alive: Explanation,
     /// What its last cold start consisted of.
@@ -92,12 +93,32 @@ pub struct Standing {
     cold_start: Option<ColdStartParts>,
     /// Why it could not be started, while another start is not tried.
     refused: Option<Refused>,
+    /// Its models that are not run for a while, since the processes that ran them ended again and again.
+    models_set_aside: Vec<SetAside>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct SetAside {
+    model: String,
+    reason: String,
+    retry_after_ms: u64,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct Refused {
     reason: String,
     retry_after_ms: u64,
+}
+
+/// Whole milliseconds.
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<lifecycle::SetAside> for SetAside {
+    fn from(s: lifecycle::SetAside) -> Self {
+        SetAside { model: s.model, reason: s.reason, retry_after_ms: ms(s.retry_after) }
+    }
 }
 
 impl From<lifecycle::Standing> for Standing {
@@ -108,10 +129,10 @@ impl From<lifecycle::Standing> for Standing {
             kept_by_minimum: s.is_kept,
             keep_alive: s.keep_alive,
             cold_start: s.cold_start,
-            refused: s.refused.map(|r| Refused {
-                reason: r.reason.to_string(),
-                retry_after_ms: u64::try_from(r.retry_after.as_millis()).unwrap_or(u64::MAX),
-            }),
+            refused: s
+                .refused
+                .map(|r| Refused { reason: r.reason.to_string(), retry_after_ms: ms(r.retry_after) }),
+            models_set_aside: s.models_set_aside.into_iter().map(SetAside::from).collect(),
         }
     }
 }

@@ -51,8 +51,10 @@ struct Record {
     function: String,
     version: u32,
     started_unix_ns: i64,
-    /// `ok`, `guest_error`, `trap`, `out_of_memory`, `cpu_limit`, `wall_limit`, `response_limit`, `request_limit`,
-    /// `client_gone`, `start_failed`, `host_memory` or `platform_error`.
+    /// `ok`, `guest_error`, `trap`, `out_of_memory`, `cpu_limit`, `model_memory`, `inference_limit`,
+    /// `model_crashed`,
+    /// `wall_limit`, `response_limit`, `request_limit`, `client_gone`, `start_failed`, `host_memory` or
+    /// `platform_error`.
     outcome: String,
     /// The HTTP status sent to the client.
     status: u16,
@@ -63,7 +65,10 @@ struct Record {
     guest_cpu_ns: u64,
     inference_cpu_ns: u64,
     cold_start_cpu_ns: u64,
+    /// The most that the instance held at once: its linear memories and its tensors at the host.
     peak_memory_bytes: u64,
+    /// The most that a run of a model held beyond the model's weights; held for `infer_ns`.
+    model_memory_peak_bytes: u64,
     memory_ns: u64,
     bytes_in: u64,
     bytes_out: u64,

@@ -1,7 +1,7 @@
 //! Errors as HTTP answers (RFC 9457): the one table of codes and statuses.
 //!
-//! What belongs to another tenant is answered as if it did not exist. A failure of our own says nothing of its inside:
-//! that goes to the host's log.
+//! What belongs to another tenant is answered as if it did not exist. A failure of our own says nothing of
+//! its inside: that goes to the host's log.
 
 use crate::artifact::deploy::DeployError;
 use crate::artifact::{ArtifactError, PrepareError, ReceiveError};
@@ -283,6 +283,9 @@ impl From<ManifestError> for Problem {
             M::Limit(LimitError { field, .. }) => (*field).to_owned(),
             M::TooManyModels(_) => "models".into(),
             M::ModelName { index, .. } | M::ModelTwice { index, .. } => format!("models[{index}].name"),
+            M::Threads { index, .. } => format!("models[{index}].threads"),
+            // Its text begins with the field.
+            M::Sample(e) => e.to_string().split(": ").next().unwrap_or_default().to_owned(),
             M::EmptyBlob { field } => format!("{field}.size"),
             M::TooManyHosts(_) => "outbound".into(),
             M::Host { index, .. } => format!("outbound[{index}]"),

@@ -50,7 +50,8 @@ pub struct Totals {
     guest_cpu_ns: u64,
     inference_cpu_ns: u64,
     cold_start_cpu_ns: u64,
-    /// Gigabytes (10^9 bytes) times seconds: a decimal number with 18 places.
+    /// Gigabytes (10^9 bytes) of instances and of models' runs, times seconds: a decimal number with 18
+    /// places.
     memory_gb_s: String,
     bytes_in: u64,
     bytes_out: u64,

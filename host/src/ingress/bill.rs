@@ -1,4 +1,5 @@
-//! The bill of one invocation: open from its admission on, and closed exactly once, also where the client went away.
+//! The bill of one invocation: open from its admission on, and closed exactly once, also where the client
+//! went away.
 
 use super::Ingress;
 use super::request_body::BodyMeter;
@@ -31,6 +32,8 @@ pub struct Bill {
     cold_wait_ns: u64,
     /// When the instance began.
     began: Option<Instant>,
+    /// When the guest had ended, where the bill is closed later.
+    ended: Option<Instant>,
     /// Status that was sent, or 499 (the client closed the request) where none was.
     pub status: u16,
     pub bytes_out: u64,
@@ -53,6 +56,7 @@ impl Bill {
             cold: None,
             cold_wait_ns: 0,
             began: None,
+            ended: None,
             status: 499,
             bytes_out: 0,
             answered: false,
@@ -86,17 +90,19 @@ impl Bill {
 
     fn record(&self, outcome: Outcome) -> UsageRecord {
         let m = &self.meter;
-        let life_ns = self.began.map_or(0, |began| began.elapsed().as_nanos() as u64);
+        let end = self.ended.unwrap_or_else(Instant::now);
+        let life_ns = self.began.map_or(0, |began| (end - began).as_nanos() as u64);
         let quantities = Quantities {
             guest_cpu_ns: m.guest_cpu_ns(),
             inference_cpu_ns: m.inference_cpu_ns(),
             cold_start_cpu_ns: m.cold_start_cpu_ns(),
             peak_memory_bytes: m.memory_peak(),
+            model_memory_peak_bytes: m.model_memory_peak(),
             memory_ns: life_ns.saturating_sub(m.inference_queue_ns()),
             bytes_in: self.body.bytes(),
             bytes_out: self.bytes_out,
         };
-        let total_ns = self.arrived.elapsed().as_nanos() as u64;
+        let total_ns = (end - self.arrived).as_nanos() as u64;
         let phases = Phases {
             queue_ns: total_ns.saturating_sub(life_ns + self.cold_wait_ns) + m.inference_queue_ns(),
             cold_ns: self.cold_wait_ns,
@@ -106,12 +112,12 @@ impl Bill {
             infer_ns: m.inference_wall_ns(),
             total_ns,
         };
-        // The platform's own failure is never billed. Where the client has its answer, memory that the guest asked for
-        // after that is the guest's affair.
+        // The platform's own failure is never billed. Where the client has its answer, memory that the guest
+        // asked for after that is the guest's affair.
         let charge = match outcome {
             Outcome::PlatformError | Outcome::StartFailed => Charge::ZERO,
             Outcome::HostMemory if !self.answered => Charge::ZERO,
-            _ => self.ingress.prices.rate(&quantities).total(),
+            _ => self.ingress.prices.rate(&quantities, &phases).total(),
         };
         UsageRecord {
             id: self.id,
@@ -129,7 +135,24 @@ impl Bill {
         }
     }
 
-    /// For [`Drop`]: the same bill, owned by a task that may wait.
+    /// Closes the bill of a guest that was ended: at once, or once what still runs beside it, a model for
+    /// instance, has ended. Nobody waits for that.
+    pub fn close_later(mut self, outcome: Outcome) {
+        self.ended = Some(Instant::now());
+        // Where the host's runtime ends meanwhile, nothing is left that could close it.
+        self.closed = true;
+        if self.meter.is_settled() {
+            drop(self.close(outcome));
+            return;
+        }
+        let meter = self.meter.clone();
+        tokio::spawn(async move {
+            meter.settled().await;
+            drop(self.close(outcome));
+        });
+    }
+
+    /// For [`Drop`]: the same bill, owned by whoever closes it.
     fn take(&mut self) -> Bill {
         self.closed = true;
         Bill {
@@ -145,21 +168,10 @@ impl Bill {
 }
 
 impl Drop for Bill {
-    /// The request's task was dropped: the client went away. What ran is recorded; what still runs beside the
-    /// guest, a model for instance, is waited for.
+    /// The request's task was dropped: the client went away. What ran is recorded.
     fn drop(&mut self) {
-        if self.closed {
-            return;
-        }
-        let bill = self.take();
-        let meter = bill.meter.clone();
-        if meter.is_settled() {
-            drop(bill.close(Outcome::ClientGone));
-        } else {
-            tokio::spawn(async move {
-                meter.settled().await;
-                drop(bill.close(Outcome::ClientGone));
-            });
+        if !self.closed {
+            self.take().close_later(Outcome::ClientGone);
         }
     }
 }
@@ -171,7 +183,8 @@ impl Ingress {
     }
 }
 
-/// Nanoseconds, written as milliseconds with three decimals. Of whole numbers: printing a float costs several times as much.
+/// Nanoseconds, written as milliseconds with three decimals. Of whole numbers: printing a float costs several
+/// times as much.
 struct Ms(u64);
 
 impl std::fmt::Display for Ms {

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vesta_core::{InvocationId, Outcome};
-use vesta_engine::{Invocation, Run};
+use vesta_engine::Invocation;
 
 /// What the guest is told beside the id of its invocation.
 const DEADLINE_MS: HeaderName = HeaderName::from_static("vesta-deadline-ms");
@@ -85,15 +85,16 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Respon
     let client = Client::of(&parts);
     let body = RequestBody { inner: body, bytes_max: limits.request_body_bytes, meter: bill.body.clone() };
     let request = guest_request(parts, body, &target, &version, id);
+    let tenant = version.tenant.clone();
     let logs = Arc::new(GuestLog {
         store: ingress.logs.clone(),
         clock: ingress.clock.clone(),
         version,
         invocation: id,
     });
-    let invocation = Invocation { meter: bill.meter.clone(), logs, deadline };
+    let invocation = Invocation { tenant, meter: bill.meter.clone(), logs, deadline };
     bill.begin();
-    let run = Run::start(loaded, request, ingress.tls, invocation);
+    let run = loaded.run(request, ingress.tls, invocation);
 
     // Its answer, its end, its record.
     respond(Invoked { run, bill, held: admitted, limits }, client).await
@@ -109,11 +110,15 @@ fn refuse(refusal: Refusal, id: InvocationId) -> Response<Body> {
 
 /// Answers for a guest that gave no whole response, and records what it used.
 pub async fn fail(mut bill: Bill, outcome: Outcome, refusal: Refusal) -> Response<Body> {
-    // A start that took too long goes on beside; nothing of it is charged to the request that gave up.
-    if bill.has_begun() {
-        bill.meter.settled().await;
-    }
     bill.status = refusal.status.as_u16();
+    // A start that took too long goes on beside; nothing of it is charged to the request that gave up.
+    if bill.has_begun() && !bill.meter.is_settled() {
+        // The guest was ended while its model ran: what that costs is known later than the client has its
+        // answer.
+        let id = bill.id;
+        bill.close_later(outcome);
+        return refuse(refusal, id);
+    }
     let (record, ack) = bill.close(outcome);
     if !ack.await {
         return refuse(Refusal::unrecorded(), record.id);

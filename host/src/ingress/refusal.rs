@@ -87,7 +87,10 @@ impl From<&Ended> for Refusal {
         let (status, code) = match ended.outcome {
             Outcome::CpuLimit => (StatusCode::GATEWAY_TIMEOUT, "cpu-limit"),
             Outcome::WallLimit => (StatusCode::GATEWAY_TIMEOUT, "wall-limit"),
+            Outcome::InferenceLimit => (StatusCode::GATEWAY_TIMEOUT, "inference-limit"),
             Outcome::OutOfMemory => (StatusCode::BAD_GATEWAY, "out-of-memory"),
+            Outcome::ModelMemory => (StatusCode::BAD_GATEWAY, "model-memory"),
+            Outcome::ModelCrashed => (StatusCode::BAD_GATEWAY, "model-crashed"),
             Outcome::ResponseLimit => (StatusCode::BAD_GATEWAY, "response-too-large"),
             Outcome::RequestLimit => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
             Outcome::Trap => (StatusCode::BAD_GATEWAY, "guest-trap"),
@@ -132,4 +135,21 @@ impl Refusal {
 /// A body that is there as a whole.
 pub fn full(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failure_of_a_model_has_a_status_of_its_own() {
+        for (outcome, status, code) in [
+            (Outcome::ModelMemory, StatusCode::BAD_GATEWAY, "model-memory"),
+            (Outcome::InferenceLimit, StatusCode::GATEWAY_TIMEOUT, "inference-limit"),
+            (Outcome::ModelCrashed, StatusCode::BAD_GATEWAY, "model-crashed"),
+        ] {
+            let refusal = Refusal::from(&Ended { outcome, detail: "why".into() });
+            assert_eq!((refusal.status, refusal.code, refusal.detail.as_str()), (status, code, "why"));
+        }
+    }
 }

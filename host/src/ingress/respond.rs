@@ -141,7 +141,7 @@ async fn hold(invoked: &mut Invoked, head: &response::Parts) -> Begun {
             },
             Some(Err(())) => {
                 let ended = invoked.run.ended().await;
-                begun.broken = Some(broken_off(ended));
+                begun.broken = Some(broken_off(&invoked.run, ended));
                 return begun;
             }
             None => {
@@ -173,7 +173,7 @@ async fn finish_held(invoked: &mut Invoked, mut begun: Begun, declared: Option<u
     if invoked.bill.body.is_over_limit() {
         begun.broken = Some(request_over_limit());
     } else if other_length || (ended.outcome != Outcome::Ok && ended_before && !complete) {
-        begun.broken = Some(broken_off(ended));
+        begun.broken = Some(broken_off(&invoked.run, ended));
     }
     begun
 }
@@ -187,6 +187,9 @@ async fn whole(mut invoked: Invoked, head: response::Parts, begun: Begun) -> Res
     bill.status = head.status.as_u16();
     bill.answered = true;
     bill.bytes_out = begun.data.len() as u64;
+    // A guest that was ended after its answer may have left a model that runs: the record of an answer comes
+    // first.
+    bill.meter.settled().await;
     let (record, ack) = bill.close(ended.outcome);
     if !ack.await {
         return Refusal::unrecorded().into_response();
@@ -255,11 +258,9 @@ pub fn own_trailers_out(trailers: HeaderMap) -> HeaderMap {
 }
 
 /// How a body that broke off is told, also where its guest ended well.
-pub fn broken_off(ended: Ended) -> Ended {
+pub fn broken_off(run: &Run, ended: Ended) -> Ended {
     match ended.outcome {
-        Outcome::Ok => {
-            Ended { outcome: Outcome::GuestError, detail: "the function broke its response off".into() }
-        }
+        Outcome::Ok => run.guest_error("the function broke its response off"),
         _ => ended,
     }
 }

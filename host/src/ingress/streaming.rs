@@ -1,6 +1,6 @@
 //! A response that is sent as it comes. The body runs the guest, so that a slow client slows its guest down
-//! and a client that goes away ends it. A client that stops reading without going away polls nothing any more: a
-//! watchdog ends its guest at the deadline.
+//! and a client that goes away ends it. A client that stops reading without going away polls nothing any
+//! more: a watchdog ends its guest at the deadline.
 
 use super::BrokenOff;
 use super::bill::write_headers;
@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 use vesta_core::Outcome;
 use vesta_engine::Ended;
 
-/// How long after the deadline the watchdog ends a guest that nobody polls; a body that is polled sees to it itself.
+/// How long after the deadline the watchdog ends a guest that nobody polls; a body that is polled sees to it
+/// itself.
 const WATCHDOG_SLACK: Duration = Duration::from_millis(500);
 
 /// The end of a stream: its trailers, or why it broke off.
@@ -25,11 +26,11 @@ type End = Result<Option<HeaderMap>, BrokenOff>;
 enum State {
     /// The guest writes.
     Open(Box<Open>),
-    /// The body has ended. A task of its own sees the guest return and makes the record safe, whether or not the
-    /// client still reads.
+    /// The body has ended. A task of its own sees the guest return and makes the record safe, whether or not
+    /// the client still reads.
     ///
-    /// The last piece of a body of declared length is held back until then: the client takes the response for whole
-    /// once it has it, and hyper asks for nothing behind it.
+    /// The last piece of a body of declared length is held back until then: the client takes the response for
+    /// whole once it has it, and hyper asks for nothing behind it.
     Ending(JoinHandle<End>, Option<Bytes>),
     /// Everything but the trailers has been sent.
     Last(Option<HeaderMap>),
@@ -109,7 +110,10 @@ impl State {
                         },
                         Err(frame) => open.trailers = frame.into_trailers().ok().map(own_trailers_out),
                     },
-                    Some(Err(())) => self.end(Some(broken_off(Ended::well()))),
+                    Some(Err(())) => {
+                        let ended = broken_off(&open.invoked.run, Ended::well());
+                        self.end(Some(ended));
+                    }
                     None => self.end(None),
                 },
                 State::Ending(task, last) => {
@@ -160,14 +164,18 @@ async fn end(open: Open, broken: Option<Ended>) -> End {
         }
         None => {
             let ended = run.ended().await;
-            (if short { broken_off(ended) } else { ended }, short)
+            (if short { broken_off(&run, ended) } else { ended }, short)
         }
     };
     drop(run);
     drop(held);
-    bill.meter.settled().await;
     // What went wrong after the body had ended is on the record; the client has its answer.
     let whole = !cut && (ended.outcome == Outcome::Ok || !ended_before || complete);
+    if !whole && !bill.meter.is_settled() {
+        bill.close_later(ended.outcome);
+        return Err(ended.into());
+    }
+    bill.meter.settled().await;
     let (record, ack) = bill.close(ended.outcome);
     if !ack.await {
         return Err(BrokenOff("usage cannot be recorded".into()));

@@ -1,7 +1,8 @@
 //! The ledger: usage records, and the sums that bills are made from.
 //!
-//! A record is posted once by its id; posting it again changes nothing. The sums of each tenant, function and day are
-//! kept up in the same transaction, so that they are those of all records ever posted, pruned ones included.
+//! A record is posted once by its id; posting it again changes nothing. The sums of each tenant, function and
+//! day are kept up in the same transaction, so that they are those of all records ever posted, pruned ones
+//! included.
 
 mod store;
 mod wide;
@@ -60,7 +61,8 @@ pub struct Sums {
     pub guest_cpu_ns: u64,
     pub inference_cpu_ns: u64,
     pub cold_start_cpu_ns: u64,
-    /// Bytes of peak memory times nanoseconds held: 10^18 make a gigabyte-second.
+    /// Bytes of peak memory, of instances and of models' runs, times nanoseconds held: 10^18 make a
+    /// gigabyte-second.
     pub memory_byte_ns: i128,
     pub bytes_in: u64,
     pub bytes_out: u64,
@@ -75,7 +77,7 @@ impl Sums {
             guest_cpu_ns: q.guest_cpu_ns,
             inference_cpu_ns: q.inference_cpu_ns,
             cold_start_cpu_ns: q.cold_start_cpu_ns,
-            memory_byte_ns: i128::from(q.peak_memory_bytes) * i128::from(q.memory_ns),
+            memory_byte_ns: q.memory_byte_ns() + q.model_memory_byte_ns(&record.phases),
             bytes_in: q.bytes_in,
             bytes_out: q.bytes_out,
             charge: record.charge,
@@ -126,8 +128,8 @@ impl Ledger {
         Ok(Arc::new(Self { db, settlement }))
     }
 
-    /// Stores records in one transaction. A record that is there already, or was and has been pruned, changes nothing.
-    /// Telling the settlement is the caller's part.
+    /// Stores records in one transaction. A record that is there already, or was and has been pruned, changes
+    /// nothing. Telling the settlement is the caller's part.
     pub async fn post(&self, records: &[UsageRecord]) -> Result<(), LedgerError> {
         if records.is_empty() {
             return Ok(());
@@ -152,7 +154,8 @@ impl Ledger {
         store::list(&self.db, tenant, function, limit.min(LIST_MAX)).await
     }
 
-    /// A tenant's usage from the first to the last day, both included; a record counts on the day it started (UTC).
+    /// A tenant's usage from the first to the last day, both included; a record counts on the day it started
+    /// (UTC).
     pub async fn usage(
         &self,
         tenant: &TenantName,
@@ -176,13 +179,14 @@ impl Ledger {
         Ok(usage)
     }
 
-    /// Deletes the records that started before a moment (nanoseconds since 1970), and says how many. Their sums stay.
+    /// Deletes the records that started before a moment (nanoseconds since 1970), and says how many. Their
+    /// sums stay.
     pub async fn prune(&self, before_unix_ns: i64) -> Result<u64, LedgerError> {
         store::prune(&self.db, before_unix_ns).await
     }
 
-    /// Waits until everything that was accepted up to now is posted, so that a client which has its response finds its
-    /// record. Bounded: a ledger that lags answers with what it has.
+    /// Waits until everything that was accepted up to now is posted, so that a client which has its response
+    /// finds its record. Bounded: a ledger that lags answers with what it has.
     async fn settle(&self) {
         let mark = self.settlement.mark();
         let settled = async {

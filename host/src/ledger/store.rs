@@ -11,10 +11,11 @@ use vesta_core::usage::{Phases, Quantities};
 use vesta_core::{Charge, FunctionName, InvocationId, Outcome, TenantName, UsageRecord};
 
 const COLUMNS: &str = "id, tenant, function, version, started_unix_ns, outcome, status, cold, inferences, guest_cpu_ns, \
-     inference_cpu_ns, cold_start_cpu_ns, peak_memory_bytes, memory_ns, bytes_in, bytes_out, queue_ns, cold_ns, \
-     cold_code_ns, cold_model_ns, guest_ns, infer_ns, total_ns, charge_units, charge_attos";
-const COLUMN_COUNT: usize = 25;
-/// Rows of one statement: of few sizes, so that all stay prepared. A statement costs as much as ten rows of one.
+     inference_cpu_ns, cold_start_cpu_ns, peak_memory_bytes, model_memory_peak_bytes, memory_ns, bytes_in, \
+     bytes_out, queue_ns, cold_ns, cold_code_ns, cold_model_ns, guest_ns, infer_ns, total_ns, charge_units, charge_attos";
+const COLUMN_COUNT: usize = 26;
+/// Rows of one statement: of few sizes, so that all stay prepared. A statement costs as much as ten rows of
+/// one.
 const ROWS: [usize; 2] = [100, 10];
 
 static INSERT_ONE: LazyLock<String> = LazyLock::new(|| insert_sql(1));
@@ -127,6 +128,7 @@ fn bind(arguments: &mut SqliteArguments, record: &UsageRecord) -> Result<(), Led
         ("inference_cpu_ns", q.inference_cpu_ns),
         ("cold_start_cpu_ns", q.cold_start_cpu_ns),
         ("peak_memory_bytes", q.peak_memory_bytes),
+        ("model_memory_peak_bytes", q.model_memory_peak_bytes),
         ("memory_ns", q.memory_ns),
         ("bytes_in", q.bytes_in),
         ("bytes_out", q.bytes_out),
@@ -267,8 +269,9 @@ pub async fn prune(db: &Db, before_unix_ns: i64) -> Result<u64, LedgerError> {
     Ok(deleted)
 }
 
-/// Of the first [`PRUNE_ROWS`] that are to go, the last. Found by the time in their ids, so that nothing is read of what stays: an id is made
-/// just before its invocation starts. Where a clock was set in between, the record goes with a later pruning.
+/// Of the first [`PRUNE_ROWS`] that are to go, the last. Found by the time in their ids, so that nothing is
+/// read of what stays: an id is made just before its invocation starts. Where a clock was set in between, the
+/// record goes with a later pruning.
 async fn last_of_oldest(db: &Db, before_unix_ns: i64) -> Result<Option<String>, LedgerError> {
     let sql = "SELECT max(id) FROM
          (SELECT id FROM usage_records WHERE id < ? AND started_unix_ns < ? ORDER BY id LIMIT ?)";
@@ -323,6 +326,7 @@ fn record(row: &SqliteRow) -> Result<UsageRecord, DbError> {
             inference_cpu_ns: unsigned(row, "inference_cpu_ns")?,
             cold_start_cpu_ns: unsigned(row, "cold_start_cpu_ns")?,
             peak_memory_bytes: unsigned(row, "peak_memory_bytes")?,
+            model_memory_peak_bytes: unsigned(row, "model_memory_peak_bytes")?,
             memory_ns: unsigned(row, "memory_ns")?,
             bytes_in: unsigned(row, "bytes_in")?,
             bytes_out: unsigned(row, "bytes_out")?,

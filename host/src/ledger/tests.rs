@@ -21,11 +21,12 @@ fn record(n: u64, function: &str, day: i64, attos: i128) -> UsageRecord {
             inference_cpu_ns: 7,
             cold_start_cpu_ns: 11,
             peak_memory_bytes: 4 << 30,
+            model_memory_peak_bytes: 1 << 30,
             memory_ns: 900_000_000_000,
             bytes_in: 3,
             bytes_out: 5,
         },
-        phases: Phases { queue_ns: 1, total_ns: 2, ..Phases::default() },
+        phases: Phases { queue_ns: 1, infer_ns: 400_000_000_000, total_ns: 2, ..Phases::default() },
         charge: Charge::from_attos(attos),
     }
 }
@@ -57,11 +58,39 @@ async fn a_record_comes_back_as_it_was_and_posting_it_again_changes_nothing() {
     assert_eq!(all.invocations, 350);
     assert_eq!(all.charge, records.iter().map(|r| r.charge).sum());
     assert_eq!(all.guest_cpu_ns, records.iter().map(|r| r.quantities.guest_cpu_ns).sum::<u64>());
-    // 350 times 4 GiB for 900 s is past 2^63 byte-nanoseconds by far, and exact.
-    assert_eq!(all.memory_byte_ns, 350 * (4i128 << 30) * 900_000_000_000);
-    assert_eq!(all.memory_gb_s(), "1352914.698240000000000000");
+    // 350 times 4 GiB for 900 s, and 1 GiB for 400 s, is past 2^63 byte-nanoseconds by far, and exact.
+    assert_eq!(all.memory_byte_ns, 350 * (1i128 << 30) * (4 * 900 + 400) * 1_000_000_000);
+    assert_eq!(all.memory_gb_s(), "1503238.553600000000000000");
     assert_eq!(ledger.find(records[5].id).await.expect("find").as_ref(), Some(&records[5]));
     assert_eq!(ledger.find(InvocationId::new(1, 1)).await.expect("find"), None);
+}
+
+#[tokio::test]
+async fn a_database_of_before_opens_and_its_records_have_no_model_memory() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut old = record(1, "hello", 10, 5);
+    let db = testing::db(&dir).await;
+    let ledger = Ledger::open(db.clone(), Arc::default()).await.expect("open");
+    ledger.post(std::slice::from_ref(&old)).await.expect("post");
+    let before = total(&ledger).await;
+    // As the host before left it.
+    let mut write = db.write().await.expect("write");
+    for sql in [
+        "ALTER TABLE usage_records DROP COLUMN model_memory_peak_bytes",
+        "DELETE FROM _sqlx_migrations WHERE version >= 3",
+    ] {
+        sqlx::query(sql).execute(&mut *write).await.expect(sql);
+    }
+    write.commit().await.expect("commit");
+    db.close().await;
+
+    let ledger = self::ledger(&dir).await;
+    old.quantities.model_memory_peak_bytes = 0;
+    assert_eq!(ledger.find(old.id).await.expect("find"), Some(old));
+    assert_eq!(total(&ledger).await, before);
+    let new = record(2, "hello", 10, 5);
+    ledger.post(std::slice::from_ref(&new)).await.expect("post");
+    assert_eq!(ledger.find(new.id).await.expect("find"), Some(new));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use vesta_core::clock::Instant;
 use vesta_core::keepalive::History;
-use vesta_core::lifecycle::{ColdStartParts, Failure, Refused, Resident, Slot};
+use vesta_core::lifecycle::{ColdStartParts, Failure, Refused, Resident, SetAside, Slot};
 use vesta_core::memory::{Reservation, Short};
 use vesta_engine::Loaded;
 
@@ -42,6 +42,9 @@ impl Resident for Warm {
     }
     fn cold_start(&self) -> Option<ColdStartParts> {
         Some(self.0.cold_start())
+    }
+    fn models_set_aside(&self) -> Vec<SetAside> {
+        self.0.models_set_aside()
     }
 }
 
@@ -92,7 +95,8 @@ pub struct ColdStart {
     pub models_ns: u64,
 }
 
-/// A place among the invocations of a function; given back when dropped. While it lives, the function is not let go.
+/// A place among the invocations of a function; given back when dropped. While it lives, the function is not
+/// let go.
 pub struct Admitted {
     pub(super) entry: Arc<Entry>,
     pub(super) functions: Arc<Functions>,

@@ -7,6 +7,7 @@ use vesta_core::clock::{Clock, Instant};
 use vesta_core::keepalive::KeepAlive;
 use vesta_core::lifecycle::Fleet;
 use vesta_core::memory::{Grant, Kind, Memory, Short, Taken};
+use vesta_engine::processes;
 
 /// The core's fleet with this host's clock.
 pub struct Functions {
@@ -29,12 +30,13 @@ impl Functions {
         self.clock.now()
     }
 
-    /// Asks the kernel what the process holds beside what is counted: that leaves less to take, and makes memory dear.
+    /// Asks the kernel what the process and its workers hold beside what is counted: that leaves less to
+    /// take, and makes memory dear.
     pub(super) fn look_at_the_kernel(&self) {
         let memory = self.fleet.memory();
         if let Some(private) = private_bytes() {
             let counted = memory.taken_for(Kind::Instances) + memory.taken_for(Kind::Buffers);
-            memory.observe_uncounted(private.saturating_sub(counted));
+            memory.observe_uncounted(private.saturating_sub(counted) + processes::all_private_bytes());
         }
     }
 
@@ -53,9 +55,13 @@ impl Grant for Functions {
     }
 }
 
-/// Private memory of this process that is in the machine's, in bytes. Mapped files are not in it: the kernel can take them back.
+/// Memory of this process that is in the machine's, in bytes, tensors that it shares with workers included.
+/// Mapped files are not in it: the kernel can take them back.
 fn private_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    let kib = |field: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    (kib("RssAnon")? + kib("RssShmem")?).checked_mul(1024)
 }

@@ -15,8 +15,8 @@ use vesta_engine::{EngineError, ModelInfo, Runtime};
 /// Children that prepare at once; each may use a core and its memory limit.
 const CHILDREN_MAX: usize = 2;
 
-/// The least that an instance takes beside code and models, in bytes: its first memory, as Rust's linker lays it out, and its
-/// buffers.
+/// The least that an instance takes beside code and models, in bytes: its first memory, as Rust's linker lays
+/// it out, and its buffers.
 const INSTANCE_BYTES_MIN: u64 = 2 << 20;
 
 /// Runs preparations in children: each blob once, however many ask for it at the same time.
@@ -58,8 +58,7 @@ impl EnginePreparer {
     }
 
     async fn prepare_model(&self, model: &ModelRef, blob: &Path) -> Result<ModelInfo, EngineError> {
-        let digest = &model.blob.digest;
-        self.one_at_a_time(digest, self.runtime.prepare_model(digest, model.encoding, blob)).await
+        self.one_at_a_time(&model.blob.digest, self.runtime.prepare_model(model, blob)).await
     }
 
     /// Whoever comes second finds the work done, which the runtime sees at once.

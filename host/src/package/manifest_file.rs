@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use vesta_core::limits::{self, Limits};
 use vesta_core::manifest::{BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Scaling};
+use vesta_core::sample::Sample;
 use vesta_core::{Digest, FunctionName};
 
 /// The manifest's name in a function's folder.
@@ -41,6 +42,8 @@ pub struct ModelFile {
     pub name: String,
     pub file: PathBuf,
     pub encoding: Encoding,
+    pub threads: u32,
+    pub samples: Vec<Sample>,
     line: usize,
 }
 
@@ -83,6 +86,8 @@ impl ManifestFile {
             name: model.name.clone(),
             encoding: model.encoding,
             blob,
+            threads: model.threads,
+            samples: model.samples.clone(),
         });
         PackageManifest {
             format: FORMAT.into(),
@@ -116,7 +121,8 @@ impl ManifestFile {
         if let Err(e) = package.check() {
             let text = e.to_string();
             let (field, message) = text.split_once(": ").unwrap_or(("", &text));
-            document.problem_at(&field.replacen("outbound", "outbound.hosts", 1), message);
+            let key = field.replacen("outbound", "outbound.hosts", 1).replacen(".samples", ".sample", 1);
+            document.problem_at(&key, message);
         }
     }
 }
@@ -174,8 +180,26 @@ fn read_model(document: &Document<'_>, mut section: Section<'_, '_>) -> Option<M
             .ok(),
         None => Some(Encoding::Onnx),
     };
-    section.finish(&["name", "file", "encoding"]);
-    Some(ModelFile { name: name?, file: file?, encoding: encoding?, line: document.line_of(&file_key) })
+    let threads = small(section.integer("threads", limits::THREADS), 1);
+    let samples: Vec<_> = section.sections("sample").into_iter().map(read_sample).collect();
+    section.finish(&["name", "file", "encoding", "threads", "sample"]);
+    Some(ModelFile {
+        name: name?,
+        file: file?,
+        encoding: encoding?,
+        threads,
+        samples: samples.into_iter().collect::<Option<_>>()?,
+        line: document.line_of(&file_key),
+    })
+}
+
+fn read_sample(mut section: Section<'_, '_>) -> Option<Sample> {
+    let input = section.required_string("input");
+    let shape = section.required_integers("shape", (0, u64::from(u32::MAX)));
+    let (values, fill) = (section.numbers("values"), section.number("fill"));
+    section.finish(&["input", "shape", "values", "fill"]);
+    let shape = shape?.into_iter().map(|d| small(Some(d), 0)).collect();
+    Some(Sample { input: input?, shape, values, fill })
 }
 
 fn read_limits(mut section: Section<'_, '_>) -> Limits {
@@ -191,8 +215,21 @@ fn read_limits(mut section: Section<'_, '_>) -> Limits {
             .size("response_body", limits::BODY_BYTES)
             .unwrap_or(default.response_body_bytes),
         concurrency: small(section.integer("concurrency", limits::CONCURRENCY), default.concurrency),
+        model_memory_bytes: section
+            .size("model_memory", limits::MODEL_MEMORY_BYTES)
+            .unwrap_or(default.model_memory_bytes),
+        inference_ms: section.duration_ms("inference", limits::INFERENCE_MS).unwrap_or(default.inference_ms),
     };
-    section.finish(&["memory", "cpu", "wall", "request_body", "response_body", "concurrency"]);
+    section.finish(&[
+        "memory",
+        "cpu",
+        "wall",
+        "request_body",
+        "response_body",
+        "concurrency",
+        "model_memory",
+        "inference",
+    ]);
     read
 }
 

@@ -14,6 +14,8 @@ wall = "10s"
 request_body = "1MB"
 response_body = 2048
 concurrency = 16
+model_memory = "256MiB"
+inference = "5s"
 [scaling]
 minimum = 1
 keep_alive = "2h"
@@ -48,6 +50,8 @@ fn every_key_reaches_the_manifest() {
             request_body_bytes: 1_000_000,
             response_body_bytes: 2048,
             concurrency: 16,
+            model_memory_bytes: 256 << 20,
+            inference_ms: 5_000,
         }
     );
     assert_eq!(m.scaling, Scaling { minimum: 1, keep_alive_ms: Some(7_200_000), reuse: 100 });
@@ -94,7 +98,9 @@ fn every_mistake_names_file_line_and_key() {
             "encoding = \"gguf\"",
             "vesta.toml:7: models[0].encoding: unknown variant `gguf`, expected `onnx`",
         ),
-        (7, "threads = 2", "vesta.toml:7: models[0].threads: unknown key; the keys of [models[0]] are name,"),
+        (7, "thread = 2", "vesta.toml:7: models[0].thread: unknown key; the keys of [models[0]] are name,"),
+        (7, "threads = 65", "vesta.toml:7: models[0].threads: 65 is out of bounds: 1 to 64"),
+        (7, "threads = 0", "vesta.toml:7: models[0].threads: 0 is out of bounds: 1 to 64"),
         (9, "memory = \"9TiB\"", "vesta.toml:9: limits.memory: \"9TiB\" is out of bounds: 1MiB to 4GiB"),
         (9, "memory = -5", "vesta.toml:9: limits.memory: -5 is out of bounds: 1MiB to 4GiB"),
         (9, "memory = \"64 apples\"", "vesta.toml:9: limits.memory: \"64 apples\" is not a size"),
@@ -114,21 +120,89 @@ fn every_mistake_names_file_line_and_key() {
         ),
         (14, "speed = 1", "vesta.toml:14: limits.speed: unknown key; the keys of [limits] are memory, cpu,"),
         (
-            17,
-            "keep_alive = \"8d\"",
-            "vesta.toml:17: scaling.keep_alive: \"8d\" is out of bounds: 0s to 7days",
+            15,
+            "model_memory = \"1MiB\"",
+            "vesta.toml:15: limits.model_memory: \"1MiB\" is out of bounds: 16MiB to 64GiB",
         ),
-        (18, "reuse = 0", "vesta.toml:18: scaling.reuse: 0 is out of bounds: 1 to 1000000"),
-        (20, "hosts = [\"http://x\"]", "vesta.toml:20: outbound.hosts[0]: \"http://x\" is not a host name"),
-        (20, "hosts = [7]", "vesta.toml:20: outbound.hosts[0]: must be a string"),
-        (20, "hosts = \"x\"", "vesta.toml:20: outbound.hosts: must be a list of strings"),
-        (22, "1A = \"x\"", "vesta.toml:22: variables.1A: a name must be"),
-        (22, "A = 1", "vesta.toml:22: variables.A: must be a string"),
-        (22, "A = ", "vesta.toml:22: "),
+        (16, "inference = \"11m\"", "vesta.toml:16: limits.inference: \"11m\" is out of bounds: 1ms to 10m"),
+        (
+            19,
+            "keep_alive = \"8d\"",
+            "vesta.toml:19: scaling.keep_alive: \"8d\" is out of bounds: 0s to 7days",
+        ),
+        (20, "reuse = 0", "vesta.toml:20: scaling.reuse: 0 is out of bounds: 1 to 1000000"),
+        (22, "hosts = [\"http://x\"]", "vesta.toml:22: outbound.hosts[0]: \"http://x\" is not a host name"),
+        (22, "hosts = [7]", "vesta.toml:22: outbound.hosts[0]: must be a string"),
+        (22, "hosts = \"x\"", "vesta.toml:22: outbound.hosts: must be a list of strings"),
+        (24, "1A = \"x\"", "vesta.toml:24: variables.1A: a name must be"),
+        (24, "A = 1", "vesta.toml:24: variables.A: must be a string"),
+        (24, "A = ", "vesta.toml:24: "),
         (8, "[limits", "vesta.toml:8: "),
     ] {
         let message = with_line(line, text);
         assert!(message.contains(wanted), "{text}: {message}");
+    }
+}
+
+/// A manifest whose model has a sample of these lines, the first of which is line 6.
+fn with_sample(lines: &str) -> String {
+    format!("name = \"a\"\n[[models]]\nname = \"m\"\nfile = \"m.onnx\"\n[[models.sample]]\n{lines}\n")
+}
+
+#[test]
+fn threads_and_samples_reach_the_manifest() {
+    let second = "[[models.sample]]\ninput = \"y\"\nshape = []\nfill = 7";
+    let text = with_sample(&format!("input = \"x\"\nshape = [1, 3]\nvalues = [1, -2.5, 0x10]\n{second}"));
+    let file = parse(&text.replace("[[models]]\n", "[[models]]\nthreads = 4\n")).expect("sound");
+    let blob = || BlobRef { digest: Digest::from_bytes([1; 32]), size: 1 };
+    let model = &file.package(blob(), vec![blob()]).models[0];
+    assert_eq!(model.threads, 4);
+    let [x, y] = &model.samples[..] else { panic!("{model:?}") };
+    assert_eq!((x.input.as_str(), &x.shape[..], x.fill), ("x", &[1, 3][..], None));
+    assert_eq!(x.values.as_deref(), Some(&[1.0, -2.5, 16.0][..]));
+    assert_eq!((y.input.as_str(), &y.shape[..], y.fill, &y.values), ("y", &[][..], Some(7.0), &None));
+}
+
+#[test]
+fn every_mistake_in_a_sample_names_line_and_key() {
+    for (lines, wanted) in [
+        ("shape = [1]", "vesta.toml:5: models[0].sample[0].input: is missing"),
+        ("input = \"x\"", "vesta.toml:5: models[0].sample[0].shape: is missing"),
+        (
+            "input = \"x\"\nshape = 1",
+            "vesta.toml:7: models[0].sample[0].shape: must be a list of whole numbers",
+        ),
+        (
+            "input = \"x\"\nshape = [-1]",
+            "vesta.toml:7: models[0].sample[0].shape[0]: -1 is out of bounds: 0 to 4294967295",
+        ),
+        (
+            "input = \"x\"\nshape = [2]\nvalues = [1]",
+            "vesta.toml:8: models[0].sample[0].values: 1 values; the shape [2] has 2 elements",
+        ),
+        (
+            "input = \"x\"\nshape = [2]\nvalues = [1, \"2\"]",
+            "vesta.toml:8: models[0].sample[0].values[1]: must be a number, not of type string",
+        ),
+        (
+            "input = \"x\"\nshape = [2]\nfill = nan",
+            "vesta.toml:8: models[0].sample[0].fill: NaN is not a finite",
+        ),
+        (
+            "input = \"x\"\nshape = [2]\nfill = true",
+            "vesta.toml:8: models[0].sample[0].fill: must be a number",
+        ),
+        (
+            "input = \"x\"\nshape = [9999999, 9]",
+            "vesta.toml:7: models[0].sample[0].shape: the samples of a model have more than 33554432 elements",
+        ),
+        (
+            "input = \"x\"\nshape = [2]\nvalue = [1]",
+            "vesta.toml:8: models[0].sample[0].value: unknown key; the keys of [models[0].sample[0]] are input,",
+        ),
+    ] {
+        let message = refused(&with_sample(lines));
+        assert!(message.contains(wanted), "{lines}: {message}");
     }
 }
 

@@ -113,7 +113,8 @@ impl<'t> Document<'t> {
     }
 }
 
-/// A table of the document. Each method takes a key out of it; [`Section::finish`] complains of those left over.
+/// A table of the document. Each method takes a key out of it; [`Section::finish`] complains of those left
+/// over.
 pub(super) struct Section<'d, 't> {
     document: &'d Document<'t>,
     path: String,
@@ -157,16 +158,7 @@ impl<'d, 't> Section<'d, 't> {
     /// A whole number within bounds.
     pub fn integer(&mut self, key: &str, bounds: (u64, u64)) -> Option<u64> {
         let found = self.take(key)?;
-        match &found.value {
-            DeValue::Integer(value) => self.bounded(
-                &found,
-                &value.to_string(),
-                bounds,
-                |n| n.to_string(),
-                || parse_integer(value.as_str(), value.radix()),
-            ),
-            _ => self.wrong_type(&found, "a whole number"),
-        }
+        self.expect_integer(&found, bounds)
     }
 
     /// A size in bytes: a whole number, or a string with a unit.
@@ -201,13 +193,42 @@ impl<'d, 't> Section<'d, 't> {
     }
 
     pub fn strings(&mut self, key: &str) -> Vec<String> {
-        let Some(found) = self.take(key) else { return Vec::new() };
-        let DeValue::Array(items) = found.value else {
-            self.wrong_type::<()>(&found, "a list of strings");
-            return Vec::new();
-        };
-        let each = self.each(&found.key, items);
-        each.into_iter().filter_map(|item| self.expect_string(item, "a string")).collect()
+        let items = self.list(key, "a list of strings").unwrap_or_default();
+        items.into_iter().filter_map(|item| self.expect_string(item, "a string")).collect()
+    }
+
+    /// A number, whole or not.
+    pub fn number(&mut self, key: &str) -> Option<f64> {
+        let found = self.take(key)?;
+        number(&found.value).or_else(|| self.wrong_type(&found, "a number"))
+    }
+
+    /// A list of numbers, whole or not.
+    pub fn numbers(&mut self, key: &str) -> Option<Vec<f64>> {
+        let found = self.take(key)?;
+        let DeValue::Array(items) = &found.value else { return self.wrong_type(&found, "a list of numbers") };
+        let mut numbers = Vec::with_capacity(items.len());
+        // There may be many, so only a wrong one is given a line and a key.
+        for (i, item) in items.iter().enumerate() {
+            match number(item.get_ref()) {
+                Some(number) => numbers.push(number),
+                None => {
+                    let item =
+                        self.found(format!("{}[{i}]", found.key), &item.span(), item.get_ref().clone());
+                    return self.wrong_type(&item, "a number");
+                }
+            }
+        }
+        Some(numbers)
+    }
+
+    /// A list of whole numbers within bounds, which must be there.
+    pub fn required_integers(&mut self, key: &str, bounds: (u64, u64)) -> Option<Vec<u64>> {
+        if !self.table.contains_key(key) {
+            self.document.problem(self.line, &self.key(key), "is missing");
+        }
+        let items = self.list(key, "a list of whole numbers")?;
+        Some(items.iter().filter_map(|item| self.expect_integer(item, bounds)).collect())
     }
 
     /// A table of strings, whatever its keys.
@@ -229,14 +250,10 @@ impl<'d, 't> Section<'d, 't> {
     }
 
     pub fn sections(&mut self, key: &str) -> Vec<Section<'d, 't>> {
-        let Some(found) = self.take(key) else { return Vec::new() };
         let wanted = format!("a list of tables: [[{}]]", self.key(key));
-        let DeValue::Array(items) = found.value else {
-            self.wrong_type::<()>(&found, &wanted);
-            return Vec::new();
-        };
-        let each = self.each(&found.key, items);
-        each.into_iter()
+        let items = self.list(key, &wanted).unwrap_or_default();
+        items
+            .into_iter()
             .filter_map(|item| {
                 let (path, line) = (item.key.clone(), item.line);
                 let table = self.expect_table(item, "a table")?;
@@ -259,6 +276,14 @@ impl<'d, 't> Section<'d, 't> {
     fn take(&mut self, key: &str) -> Option<Found<'t>> {
         let (name, value) = self.table.remove_entry(key)?;
         Some(self.found(self.key(key), &name.span(), value.into_inner()))
+    }
+
+    fn list(&mut self, key: &str, wanted: &str) -> Option<Vec<Found<'t>>> {
+        let found = self.take(key)?;
+        match found.value {
+            DeValue::Array(items) => Some(self.each(&found.key, items)),
+            _ => self.wrong_type(&found, wanted),
+        }
     }
 
     fn each(&self, key: &str, items: DeArray<'t>) -> Vec<Found<'t>> {
@@ -287,6 +312,19 @@ impl<'d, 't> Section<'d, 't> {
         }
     }
 
+    fn expect_integer(&self, found: &Found<'t>, bounds: (u64, u64)) -> Option<u64> {
+        match &found.value {
+            DeValue::Integer(value) => self.bounded(
+                found,
+                &value.to_string(),
+                bounds,
+                |n| n.to_string(),
+                || parse_integer(value.as_str(), value.radix()),
+            ),
+            _ => self.wrong_type(found, "a whole number"),
+        }
+    }
+
     fn expect_table(&self, found: Found<'t>, wanted: &str) -> Option<DeTable<'t>> {
         match found.value {
             DeValue::Table(table) => Some(table),
@@ -310,6 +348,15 @@ impl<'d, 't> Section<'d, 't> {
         };
         self.document.problem(found.line, &found.key, problem);
         None
+    }
+}
+
+fn number(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Integer(value) if value.radix() == 10 => value.as_str().parse().ok(),
+        DeValue::Integer(value) => i64::from_str_radix(value.as_str(), value.radix()).ok().map(|n| n as f64),
+        DeValue::Float(value) => value.as_str().parse().ok(),
+        _ => None,
     }
 }
 

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use vesta_core::lifecycle::State as Lifecycle;
 use vesta_core::memory::{Grant, Kind};
-use vesta_engine::cpu;
+use vesta_engine::{Runtime, cpu, processes};
 
 #[derive(Clone)]
 pub struct Ops {
     pub metrics: Arc<Metrics>,
     pub activator: Arc<Activator>,
     pub functions: Arc<Functions>,
+    pub runtime: Arc<Runtime>,
     pub journal: Journal,
     /// `true` once the host drains.
     pub stopping: watch::Receiver<bool>,
@@ -62,6 +63,8 @@ async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
         memory_budget_bytes: memory.budget(),
         evicted,
         memory_refused: refused,
+        inference_waiting: ops.runtime.runs_waiting() as i64,
+        inference_workers: processes::count() as i64,
         journal_healthy: ops.journal.is_healthy(),
     };
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -59,7 +59,10 @@ pub struct Readings {
     pub evicted: u64,
     /// Starts and invocations refused for want of memory.
     pub memory_refused: u64,
-    /// Usage records that the ledger does not have yet.
+    /// Runs of models that wait for a slot, and the processes that run models.
+    pub inference_waiting: i64,
+    pub inference_workers: i64,
+    /// Whether usage records can be written.
     pub journal_healthy: bool,
 }
 
@@ -152,6 +155,8 @@ impl Metrics {
         gauge("vesta_memory_budget_bytes", "The memory budget of this host", budget);
         gauge("vesta_functions_warm", "Functions in memory", now.warm);
         gauge("vesta_functions_warming", "Functions that are being started", now.warming);
+        gauge("vesta_inference_waiting", "Runs of models that wait for a slot", now.inference_waiting);
+        gauge("vesta_inference_workers", "Processes that run models, spares included", now.inference_workers);
         gauge(
             "vesta_journal_healthy",
             "1 while usage records can be written",

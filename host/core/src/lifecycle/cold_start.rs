@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a cold start of a function consisted of. Code and models are loaded at the same time. Times are wall-clock
-/// nanoseconds unless they say otherwise.
+/// What a cold start of a function consisted of. Code and models are loaded at the same time. Times are
+/// wall-clock nanoseconds unless they say otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColdStartParts {
     /// From the files to a function that can run.
@@ -15,8 +15,6 @@ pub struct ColdStartParts {
     pub models: Vec<ModelStart>,
     /// Making the first instance. None before.
     pub instance_ns: Option<u64>,
-    /// Reading the models' weights ahead, beside the first request. None while that goes on.
-    pub read_ahead_ns: Option<u64>,
 }
 
 /// A function's code in a cold start.

@@ -20,6 +20,19 @@ pub trait Resident: Clone {
     fn cold_start(&self) -> Option<ColdStartParts> {
         None
     }
+
+    /// Those of its models that are not run for a while.
+    fn models_set_aside(&self) -> Vec<SetAside> {
+        Vec::new()
+    }
+}
+
+/// A model that is not run for a while, since the processes that ran it ended again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    pub model: String,
+    pub reason: String,
+    pub retry_after: Duration,
 }
 
 /// Why an invocation may not begin.
@@ -89,6 +102,8 @@ pub struct Standing {
     pub cold_start: Option<ColdStartParts>,
     /// The last failure, and for how long no start is tried.
     pub refused: Option<Refused>,
+    /// Its models that are not run for a while.
+    pub models_set_aside: Vec<SetAside>,
 }
 
 enum Phase<L> {
@@ -186,8 +201,8 @@ impl<L: Resident> Function<L> {
         }
     }
 
-    /// An admitted invocation ended or was given up. True if the function has to be reviewed now: nobody uses it
-    /// any more, and nothing is on the agenda for it.
+    /// An admitted invocation ended or was given up. True if the function has to be reviewed now: nobody uses
+    /// it any more, and nothing is on the agenda for it.
     pub(super) fn leave(&mut self, now: Instant) -> (bool, Option<L>) {
         self.users -= 1;
         self.idle_since = self.idle_since.max(now);
@@ -214,8 +229,8 @@ impl<L: Resident> Function<L> {
         (self.users > 0, self.kept && !self.deleted)
     }
 
-    /// The start succeeded. Returns what is to be dropped at once: the function was deleted meanwhile, and nobody
-    /// waits.
+    /// The start succeeded. Returns what is to be dropped at once: the function was deleted meanwhile, and
+    /// nobody waits.
     pub(super) fn started(&mut self, loaded: L, cold: Duration) -> Option<L> {
         self.backoff.succeeded();
         self.failure = None;
@@ -344,9 +359,11 @@ impl<L: Resident> Function<L> {
             (Some(until), Some(reason)) => Some(Refused { retry_after: until - now, reason: reason.clone() }),
             _ => None,
         };
-        let (resident_bytes, cold_start) = match &self.phase {
-            Phase::Warm(loaded) => (loaded.reservation().bytes(), loaded.cold_start()),
-            _ => (0, self.cold_start.clone()),
+        let (resident_bytes, cold_start, models_set_aside) = match &self.phase {
+            Phase::Warm(loaded) => {
+                (loaded.reservation().bytes(), loaded.cold_start(), loaded.models_set_aside())
+            }
+            _ => (0, self.cold_start.clone(), Vec::new()),
         };
         Standing {
             state: self.state(),
@@ -356,6 +373,7 @@ impl<L: Resident> Function<L> {
             keep_alive,
             cold_start,
             refused,
+            models_set_aside,
         }
     }
 

@@ -1,5 +1,5 @@
-//! The life of a function on one host, as pure state machines: the host's lifecycle room adds the waiting, the
-//! loading and the timers, and nothing else.
+//! The life of a function on one host, as pure state machines: the host's lifecycle room adds the waiting,
+//! the loading and the timers, and nothing else.
 //!
 //! ```text
 //!          request, prewarm, minimum            loaded
@@ -10,8 +10,9 @@
 //!   └──── nobody uses it, and its plan ends or room is needed┘ draining ── last use ends ──▶ (gone)
 //! ```
 //!
-//! [`Function`] is one version of a function, [`Fleet`] are all of them together with the memory budget and the
-//! moments at which keep-alive has something to do. A request to a warm function takes its own lock and no other.
+//! [`Function`] is one version of a function, [`Fleet`] are all of them together with the memory budget and
+//! the moments at which keep-alive has something to do. A request to a warm function takes its own lock and
+//! no other.
 
 mod agenda;
 mod backoff;
@@ -22,7 +23,7 @@ mod function;
 pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX};
 pub use cold_start::{CodeStart, ColdStartParts, ModelStart};
 pub use fleet::{Due, Fleet, MEMORY_WAIT_MAX, PREWARMS_AT_ONCE, Slot};
-pub use function::{Failure, Function, Next, NotAdmitted, Refused, Resident, Standing};
+pub use function::{Failure, Function, Next, NotAdmitted, Refused, Resident, SetAside, Standing};
 
 use crate::{FunctionName, TenantName};
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,8 @@ impl State {
     }
 }
 
-/// Tells where a version of a function stands on this host: the lifecycle room fills it, the control API reads it.
+/// Tells where a version of a function stands on this host: the lifecycle room fills it, the control API
+/// reads it.
 pub trait States: Send + Sync {
     fn state(&self, tenant: &TenantName, function: &FunctionName, version: u32) -> State;
 

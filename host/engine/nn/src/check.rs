@@ -4,7 +4,8 @@ use crate::onnx::*;
 use crate::{ModelLimits, PrepareError};
 use std::collections::{BTreeMap, HashSet};
 
-/// Versions of the default operator set that are read. The engine knows no semantics of older ones, and may not know newer ones.
+/// Versions of the default operator set that are read. The engine knows no semantics of older ones, and may
+/// not know newer ones.
 pub const OPSET_MIN: i64 = 7;
 pub const OPSET_MAX: i64 = 28;
 
@@ -26,7 +27,7 @@ pub struct Checked {
 pub fn model(model: &ModelProto, limits: &ModelLimits) -> Result<Checked, PrepareError> {
     let graph = model.graph.as_ref().ok_or_else(|| PrepareError::NotOnnx("it has no graph".into()))?;
     let mut check = Check { limits, found: Checked { opset: opset(model)?, ..Checked::default() } };
-    check.graph(graph, None)?;
+    check.graph(graph, None, 0)?;
     Ok(check.found)
 }
 
@@ -58,7 +59,14 @@ struct Check<'l> {
 }
 
 impl Check<'_> {
-    fn graph(&mut self, graph: &GraphProto, outer: Option<&Scope<'_>>) -> Result<(), PrepareError> {
+    /// `nesting` is how many graphs this one lies in.
+    fn graph(
+        &mut self,
+        graph: &GraphProto,
+        outer: Option<&Scope<'_>>,
+        nesting: u64,
+    ) -> Result<(), PrepareError> {
+        self.at_most("graphs within one another", nesting, self.limits.nesting_max)?;
         if let Some(sparse) = graph.sparse_initializer.first() {
             let name = sparse.values.as_ref().map_or("", |v| v.label()).to_owned();
             return Err(PrepareError::Sparse { name });
@@ -77,7 +85,7 @@ impl Check<'_> {
         // Old files list every weight among the inputs too, so a name may be both.
         scope.names.extend(graph.input.iter().map(|i| i.name.as_deref().unwrap_or_default()));
         for node in &graph.node {
-            self.node(node, &mut scope)?;
+            self.node(node, &mut scope, nesting)?;
         }
         for output in &graph.output {
             let name = output.name.as_deref().unwrap_or_default();
@@ -88,7 +96,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn node<'n>(&mut self, node: &'n NodeProto, scope: &mut Scope<'n>) -> Result<(), PrepareError> {
+    fn node<'n>(
+        &mut self,
+        node: &'n NodeProto,
+        scope: &mut Scope<'n>,
+        nesting: u64,
+    ) -> Result<(), PrepareError> {
         self.found.nodes += 1;
         self.at_most("operators", self.found.nodes, self.limits.nodes_max)?;
         let label = || node.label().to_owned();
@@ -108,7 +121,7 @@ impl Check<'_> {
             }
         }
         for attribute in &node.attribute {
-            self.attribute(attribute, scope)?;
+            self.attribute(attribute, scope, nesting)?;
         }
         for name in node.output.iter().filter(|n| !n.is_empty()) {
             if !scope.names.insert(name) {
@@ -118,7 +131,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn attribute(&mut self, attribute: &AttributeProto, scope: &Scope<'_>) -> Result<(), PrepareError> {
+    fn attribute(
+        &mut self,
+        attribute: &AttributeProto,
+        scope: &Scope<'_>,
+        nesting: u64,
+    ) -> Result<(), PrepareError> {
         if attribute.sparse_tensor.is_some() || !attribute.sparse_tensors.is_empty() {
             return Err(PrepareError::Sparse { name: attribute.name.clone().unwrap_or_default() });
         }
@@ -126,7 +144,7 @@ impl Check<'_> {
             self.tensor(tensor)?;
         }
         for graph in attribute.g.iter().chain(&attribute.graphs) {
-            self.graph(graph, Some(scope))?;
+            self.graph(graph, Some(scope), nesting + 1)?;
         }
         Ok(())
     }
@@ -200,7 +218,8 @@ fn stored_bytes(tensor: &TensorProto, element: Element) -> u64 {
 
 /// Whether an integer other than the customary "as far as it goes" exceeds 32 bits.
 fn exceeds_32_bits(tensor: &TensorProto) -> bool {
-    // Exporters write the ends of slices as the largest integer, or close to it: clamping means the same there.
+    // Exporters write the ends of slices as the largest integer, or close to it: clamping means the same
+    // there.
     let exceeds = |v: i64| i32::try_from(v).is_err() && v.unsigned_abs() < (1 << 62);
     match &tensor.raw_data {
         Some(raw) => raw.as_chunks::<8>().0.iter().any(|c| exceeds(i64::from_le_bytes(*c))),

@@ -1,23 +1,23 @@
 //! Tensors of a guest to the engine's values and back.
 //!
-//! The engine computes with f32, i32, u8 and i8 alone: 64-bit integers become i32 (refused where they do not fit), booleans
-//! i32, all floats f32. Outputs get the type that the model states.
+//! The engine computes with f32, i32, u8 and i8 alone: 64-bit integers become i32 (refused where they do not
+//! fit), booleans i32, all floats f32. Outputs get the type that the model states.
 
-use crate::{Port, RunError, Tensor, TensorType};
+use crate::{Output, Port, RunError, TensorType, TensorView, Write, tensor};
 use half::{bf16, f16};
 use rten::{DataType, Value};
 use rten_tensor::prelude::*;
 
 /// The engine's value for an input; `wants` is the type that the engine takes there.
-pub fn to_value(port: &Port, wants: DataType, tensor: &Tensor) -> Result<Value, RunError> {
+pub fn to_value(port: &Port, wants: DataType, tensor: TensorView<'_>) -> Result<Value, RunError> {
     let name = || port.name.clone();
     tensor.check().map_err(|source| RunError::WrongLength { name: name(), source })?;
-    if !port.accepts(&tensor.shape) {
+    if !port.accepts(tensor.shape) {
         let expected = port.shape_text();
-        return Err(RunError::WrongShape { name: name(), expected, got: tensor.shape.clone() });
+        return Err(RunError::WrongShape { name: name(), expected, got: tensor.shape.to_vec() });
     }
     let shape: Vec<usize> = tensor.shape.iter().map(|&d| d as usize).collect();
-    let data = tensor.data.as_slice();
+    let data = tensor.data;
     let wrong = || RunError::WrongType { name: name(), expected: port.ty, got: tensor.ty };
     let value = match (wants, tensor.ty) {
         (DataType::Float, TensorType::F32) => value_of(&shape, each(data, f32::from_le_bytes)),
@@ -46,7 +46,7 @@ pub fn to_value(port: &Port, wants: DataType, tensor: &Tensor) -> Result<Value, 
         (DataType::Int8, TensorType::U8) => value_of(&shape, each(data, i8::from_le_bytes)),
         _ => return Err(wrong()),
     };
-    value.map_err(|e| RunError::engine(format!("input {:?}: {e}", port.name)))
+    value.map_err(|e| RunError::Engine(format!("input {:?}: {e}", port.name)))
 }
 
 fn value_of<T>(shape: &[usize], data: Vec<T>) -> Result<Value, String>
@@ -69,39 +69,45 @@ fn narrow(data: &[u8]) -> Result<Vec<i32>, (usize, i64)> {
     data.as_chunks::<8>().0.iter().enumerate().map(narrow_one).collect()
 }
 
-/// The tensor for an output, in the type that its port states.
-pub fn to_tensor(port: &Port, value: Value) -> Result<Tensor, RunError> {
+/// The output for a value, in the type that its port states.
+pub fn to_output(port: &Port, value: Value) -> Result<Output<'_>, RunError> {
     let mut shape = Vec::with_capacity(value.ndim());
     for &dim in value.shape().iter() {
         let dim = u32::try_from(dim)
-            .map_err(|_| RunError::engine(format!("output {:?} has a dimension of {dim}", port.name)))?;
+            .map_err(|_| RunError::Engine(format!("output {:?} has a dimension of {dim}", port.name)))?;
         shape.push(dim);
     }
-    let data = match (value, port.ty) {
-        (Value::FloatTensor(t), TensorType::F32) => bytes(&t, |v: f32| v.to_le_bytes()),
-        (Value::FloatTensor(t), TensorType::F64) => bytes(&t, |v: f32| f64::from(v).to_le_bytes()),
-        (Value::FloatTensor(t), TensorType::F16) => bytes(&t, |v: f32| f16::from_f32(v).to_le_bytes()),
-        (Value::Int32Tensor(t), TensorType::I32) => bytes(&t, |v: i32| v.to_le_bytes()),
-        (Value::Int32Tensor(t), TensorType::I64) => bytes(&t, |v: i32| i64::from(v).to_le_bytes()),
-        (Value::Int32Tensor(t), TensorType::U8) => bytes(&t, |v: i32| [u8::from(v != 0)]),
-        (Value::UInt8Tensor(t), TensorType::U8) => bytes(&t, |v: u8| [v]),
-        (Value::Int8Tensor(t), TensorType::U8) => bytes(&t, |v: i8| v.to_le_bytes()),
+    let write: Write<'_> = match (value, port.ty) {
+        (Value::FloatTensor(t), TensorType::F32) => writer(t, |v: f32| v.to_le_bytes()),
+        (Value::FloatTensor(t), TensorType::F64) => writer(t, |v: f32| f64::from(v).to_le_bytes()),
+        (Value::FloatTensor(t), TensorType::F16) => writer(t, |v: f32| f16::from_f32(v).to_le_bytes()),
+        (Value::Int32Tensor(t), TensorType::I32) => writer(t, |v: i32| v.to_le_bytes()),
+        (Value::Int32Tensor(t), TensorType::I64) => writer(t, |v: i32| i64::from(v).to_le_bytes()),
+        (Value::Int32Tensor(t), TensorType::U8) => writer(t, |v: i32| [u8::from(v != 0)]),
+        (Value::UInt8Tensor(t), TensorType::U8) => writer(t, |v: u8| [v]),
+        (Value::Int8Tensor(t), TensorType::U8) => writer(t, |v: i8| v.to_le_bytes()),
         (value, ty) => {
             let got = value.dtype();
-            return Err(RunError::engine(format!(
+            return Err(RunError::Engine(format!(
                 "output {:?} is {got}, where the model says {ty}",
                 port.name
             )));
         }
     };
-    Ok(Tensor { ty: port.ty, shape, data })
+    let bytes = tensor::bytes(port.ty, &shape)
+        .ok_or_else(|| RunError::Engine(format!("output {:?} is larger than any memory", port.name)))?;
+    Ok(Output { name: &port.name, ty: port.ty, shape, bytes, write })
 }
 
-fn bytes<T: Copy, const N: usize>(tensor: &rten_tensor::Tensor<T>, of: impl Fn(T) -> [u8; N]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(tensor.len() * N);
-    match tensor.data() {
-        Some(data) => data.iter().for_each(|v| out.extend_from_slice(&of(*v))),
-        None => tensor.iter().for_each(|v| out.extend_from_slice(&of(*v))),
-    }
-    out
+fn writer<T: Copy + 'static, const N: usize>(
+    tensor: rten_tensor::Tensor<T>,
+    of: impl Fn(T) -> [u8; N] + 'static,
+) -> Write<'static> {
+    Box::new(move |place| {
+        let places = place.as_chunks_mut::<N>().0.iter_mut();
+        match tensor.data() {
+            Some(data) => places.zip(data).for_each(|(place, v)| *place = of(*v)),
+            None => places.zip(tensor.iter()).for_each(|(place, v)| *place = of(*v)),
+        }
+    })
 }

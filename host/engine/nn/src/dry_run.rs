@@ -1,49 +1,87 @@
-//! One run at deploy with made-up inputs: finds at upload what would otherwise fail on the first request, and says how long a run takes.
+//! One run at deploy: finds at upload what would otherwise fail on the first request, and says how long a run
+//! takes. Inputs are the manifest's samples, and made up where it has none. A model that did not run is
+//! refused.
 
-use crate::{Backend, DryRun, Graph, LoadError, ModelLimits, Port, PrepareError, Rten, Signature, Tensor};
+use crate::guess::Guesses;
+use crate::onnx::ModelProto;
+use crate::worker::STACK_BYTES;
+use crate::{
+    Backend, DryRun, GRAPH_FILE, Graph, LoadError, ModelLimits, Port, PrepareError, PreparedFiles, Rten,
+    Signature, Tensor, samples,
+};
+use prost::Message;
+use std::io;
 use std::path::Path;
+use std::thread;
 use std::time::Instant;
+use vesta_core::sample::Sample;
 
-/// Values for dimensions that are open, but the first: a short text, a small and a usual image. The first is taken as the batch, 1.
-const GUESSES: [u32; 3] = [16, 64, 224];
+/// Loads a prepared directory and runs it, on a stack as large as those of a worker.
+pub fn run(
+    dir: &Path,
+    signature: &Signature,
+    samples: &[Sample],
+    limits: &ModelLimits,
+) -> Result<DryRun, PrepareError> {
+    let trial = || trial(dir, signature, samples, limits);
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, trial);
+        let thread = thread.map_err(|source| PrepareError::Io { action: "start a thread", source })?;
+        thread.join().unwrap_or_else(|_| Err(PrepareError::Engine("the trial run broke off".into())))
+    })
+}
 
-/// Loads a prepared directory and runs it with zeros. `None` where no input of a sane size could be made up.
-pub fn run(dir: &Path, signature: &Signature, limits: &ModelLimits) -> Result<Option<DryRun>, PrepareError> {
+fn trial(
+    dir: &Path,
+    signature: &Signature,
+    samples: &[Sample],
+    limits: &ModelLimits,
+) -> Result<DryRun, PrepareError> {
+    let given = samples::tensors(signature, samples)?;
     let start = Instant::now();
-    let graph = Rten.load(dir).map_err(|e| match e {
+    let graph = PreparedFiles::open(dir).and_then(|files| Rten.load(files)).map_err(|e| match e {
         LoadError::Engine(reason) => PrepareError::Engine(reason),
         other => PrepareError::Engine(other.to_string()),
     })?;
     let load_ms = milliseconds(start);
-    let mut last = None;
-    for guess in GUESSES {
-        let Some(inputs) = zeros(signature, guess, limits.trial_bytes_max) else { break };
-        let mut trial = one(graph.as_ref(), inputs);
-        trial.load_ms = load_ms;
-        trial.guessed = is_guessed(signature);
-        match &trial.error {
-            None => return Ok(Some(trial)),
-            Some(error) if !trial.guessed => {
-                return Err(PrepareError::DryRun { inputs: trial.inputs, reason: error.clone() });
-            }
-            Some(_) => {}
+    let guessed = is_guessed(signature, &given);
+    let prepared =
+        read_graph(dir).map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
+    let guesses = Guesses::of(prepared.graph.as_ref().unwrap_or(&Default::default()), signature);
+    let mut first = None;
+    for inputs in guesses.each(&given, limits.trial_bytes_max) {
+        match one(graph.as_ref(), inputs) {
+            Ok(trial) => return Ok(DryRun { load_ms, guessed, sampled: !given.is_empty(), ..trial }),
+            Err((inputs, reason)) if !guessed => return Err(PrepareError::DryRun { inputs, reason }),
+            Err(failure) => first = first.or(Some(failure)),
         }
-        last = last.or(Some(trial));
     }
-    Ok(last)
+    let (inputs, reason) = first.unwrap_or_else(|| {
+        ("of any size".into(), format!("they take more than {} bytes", limits.trial_bytes_max))
+    });
+    Err(PrepareError::Untried { inputs, reason })
 }
 
-fn one(graph: &dyn Graph, inputs: Vec<(String, Tensor)>) -> DryRun {
+fn read_graph(dir: &Path) -> io::Result<ModelProto> {
+    let bytes = std::fs::read(dir.join(GRAPH_FILE))?;
+    ModelProto::decode(&bytes[..]).map_err(io::Error::other)
+}
+
+/// Runs once; where that fails, gives the inputs and the reason.
+fn one(graph: &dyn Graph, inputs: Vec<(String, Tensor)>) -> Result<DryRun, (String, String)> {
     let text: Vec<String> = inputs.iter().map(|(name, t)| format!("{name} {:?}", t.shape)).collect();
+    let inputs_text = text.join(", ");
     let start = Instant::now();
-    let result = graph.run(inputs);
-    DryRun {
-        load_ms: 0.0,
-        ms: milliseconds(start),
-        cpu_ms: result.as_ref().map_or(0.0, |r| r.cpu_ns as f64 / 1e6),
-        inputs: text.join(", "),
-        guessed: false,
-        error: result.err().map(|e| e.to_string()),
+    match graph.run(inputs) {
+        Ok(run) => Ok(DryRun {
+            load_ms: 0.0,
+            ms: milliseconds(start),
+            cpu_ms: run.cpu_ns as f64 / 1e6,
+            inputs: inputs_text,
+            guessed: false,
+            sampled: false,
+        }),
+        Err(e) => Err((inputs_text, e.to_string())),
     }
 }
 
@@ -51,24 +89,10 @@ fn milliseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-/// Whether more than the batch had to be guessed: another dimension, or a number or list, which has no batch and may steer the
-/// computation, as a shape or a scale does.
-fn is_guessed(signature: &Signature) -> bool {
+/// Whether more than the batch has to be guessed: another dimension, or a number or list, which has no batch
+/// and may steer the computation, as a shape or a scale does.
+fn is_guessed(signature: &Signature, given: &[Option<Tensor>]) -> bool {
     let open = |p: &Port| !p.ranked || p.shape.iter().skip(1).any(Option::is_none);
-    signature.inputs.iter().any(|p| open(p) || p.shape.len() <= 1)
-}
-
-fn zeros(signature: &Signature, guess: u32, bytes_max: u64) -> Option<Vec<(String, Tensor)>> {
-    let mut left = bytes_max;
-    let mut inputs = Vec::with_capacity(signature.inputs.len());
-    for port in &signature.inputs {
-        let dims = port.shape.iter().enumerate();
-        let shape: Vec<u32> = dims.map(|(i, d)| d.unwrap_or(if i == 0 { 1 } else { guess })).collect();
-        let mut tensor = Tensor { ty: port.ty, shape, data: Vec::new() };
-        let bytes = tensor.elements()?.checked_mul(port.ty.size_bytes() as u64)?;
-        left = left.checked_sub(bytes)?;
-        tensor.data = vec![0; bytes as usize];
-        inputs.push((port.name.clone(), tensor));
-    }
-    Some(inputs)
+    let made_up = signature.inputs.iter().zip(given).filter(|(_, given)| given.is_none());
+    made_up.into_iter().any(|(p, _)| open(p) || p.shape.len() <= 1)
 }

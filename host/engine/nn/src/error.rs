@@ -1,11 +1,11 @@
 //! What can be wrong with a model, and with a run.
 
 use crate::{TensorError, TensorType};
+use serde::{Deserialize, Serialize};
 use std::io;
-use std::path::PathBuf;
 
 /// Why a run failed. Everything but [`RunError::Engine`] is the caller's to mend.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum RunError {
     #[error("there is no input {name:?}; the model's inputs are {known}")]
     UnknownInput { name: String, known: String },
@@ -21,31 +21,16 @@ pub enum RunError {
     WrongLength { name: String, source: TensorError },
     #[error("input {name:?}: element {index} is {value}; the engine computes with 32-bit integers")]
     OutOfRange { name: String, index: usize, value: i64 },
-    #[error("the engine failed: {message}")]
-    Engine {
-        message: String,
-        /// CPU time that was spent until then, in nanoseconds.
-        cpu_ns: u64,
-    },
+    #[error("the engine failed: {0}")]
+    Engine(String),
+    #[error("the outputs take {bytes} bytes, for which there is no room")]
+    NoSpace { bytes: u64 },
 }
 
 impl RunError {
-    /// The engine failed; what it used is not known yet.
-    pub(crate) fn engine(message: impl Into<String>) -> Self {
-        Self::Engine { message: message.into(), cpu_ns: 0 }
-    }
-
-    /// CPU time that the failed run used, in nanoseconds; 0 where it never began.
-    pub fn cpu_ns(&self) -> u64 {
-        match self {
-            Self::Engine { cpu_ns, .. } => *cpu_ns,
-            _ => 0,
-        }
-    }
-
     /// Whether the inputs were at fault, not the engine.
     pub fn is_bad_input(&self) -> bool {
-        !matches!(self, Self::Engine { .. })
+        !matches!(self, Self::Engine(_) | Self::NoSpace { .. })
     }
 
     /// A stable name of the kind of error.
@@ -58,7 +43,8 @@ impl RunError {
             Self::WrongShape { .. } => "wrong-shape",
             Self::WrongLength { .. } => "wrong-length",
             Self::OutOfRange { .. } => "out-of-range",
-            Self::Engine { .. } => "engine-failed",
+            Self::Engine(_) => "engine-failed",
+            Self::NoSpace { .. } => "no-space",
         }
     }
 }
@@ -66,10 +52,10 @@ impl RunError {
 /// Why a prepared model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("{}: not a description of a prepared model: {source}", path.display())]
-    Info { path: PathBuf, source: serde_json::Error },
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error("not a description of a prepared model: {0}")]
+    Info(#[from] serde_json::Error),
     #[error("prepared for {found:?}; this host reads {expected:?}")]
     Compat { found: String, expected: String },
     #[error("the engine refuses the model: {0}")]
@@ -117,6 +103,13 @@ pub enum PrepareError {
     Engine(String),
     #[error("a trial run with {inputs} failed: {reason}")]
     DryRun { inputs: String, reason: String },
+    #[error(
+        "the model could not be tried: a run with made-up inputs ({inputs}) failed: {reason}; state inputs that it takes as \
+         [[models.sample]] in vesta.toml"
+    )]
+    Untried { inputs: String, reason: String },
+    #[error("sample for input {input:?}: {reason}")]
+    Sample { input: String, reason: String },
 }
 
 impl PrepareError {
@@ -140,6 +133,8 @@ impl PrepareError {
             Self::Graph(_) => "graph-unsound",
             Self::Engine(_) => "engine-refused",
             Self::DryRun { .. } => "trial-run-failed",
+            Self::Untried { .. } => "model-untried",
+            Self::Sample { .. } => "bad-sample",
         }
     }
 

@@ -31,7 +31,7 @@ pub struct ModelInfo {
     /// Which rows of the tables a run will look up can be told from its inputs.
     #[serde(default)]
     pub lookups: Vec<Lookup>,
-    /// Absent when no input could be made up.
+    /// Absent until it has run.
     pub dry_run: Option<DryRun>,
     /// What the preparation changed or noticed, for people.
     #[serde(default)]
@@ -48,7 +48,7 @@ pub struct Lookup {
     pub row_bytes: u64,
 }
 
-/// A trial run at deploy, with zeros for inputs.
+/// A trial run at deploy, with samples for inputs or made-up ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DryRun {
     /// Wall time of loading, in milliseconds.
@@ -57,13 +57,13 @@ pub struct DryRun {
     pub ms: f64,
     /// CPU time of the run, in milliseconds.
     pub cpu_ms: f64,
-    /// The inputs that were made up: `name [shape]`.
+    /// The inputs: `name [shape]`.
     pub inputs: String,
-    /// Whether dimensions had to be guessed. A failure is then no reason to refuse the model.
+    /// Whether dimensions had to be guessed.
     pub guessed: bool,
-    /// Why it failed, where it did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    /// Whether samples gave inputs.
+    #[serde(default)]
+    pub sampled: bool,
 }
 
 /// Bounds on what [`crate::prepare`] takes.
@@ -84,7 +84,11 @@ pub struct ModelLimits {
     pub rank_max: u64,
     /// Messages in the file, empty ones included: what bounds the memory of parsing it.
     pub messages_max: u64,
-    /// Size of all inputs of the trial run; larger ones are not tried.
+    /// Operators on the longest path, as the engine runs them: a few are rewritten to several.
+    pub depth_max: u64,
+    /// Graphs within one another, as those of `If`.
+    pub nesting_max: u64,
+    /// Size of all inputs that are made up for a trial run; larger ones are not tried.
     pub trial_bytes_max: u64,
     /// Whether `Loop` is allowed, whose cost no input shape bounds.
     pub loops: bool,
@@ -101,6 +105,8 @@ impl Default for ModelLimits {
             ports_max: 256,
             rank_max: 16,
             messages_max: 2_000_000,
+            depth_max: 2_000,
+            nesting_max: 8,
             trial_bytes_max: 64 << 20,
             loops: false,
         }

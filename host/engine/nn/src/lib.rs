@@ -2,32 +2,39 @@
 //!
 //! A model passes through three stages. [`prepare`] reads an uploaded file once, refuses what is unsound or
 //! cannot be run, and writes a directory from which loading costs milliseconds. [`Backend::load`] maps
-//! that directory; [`Graph::run`] computes. Both traits speak in paths and plain data, and a backend reports the CPU
-//! time that it used itself, so that an engine may live in a process of its own.
+//! its files; [`Graph::compute`] computes. The host does neither: a [`worker`] does, a process for each
+//! model.
 
 mod check;
+pub mod confine;
 mod convert;
+mod depth;
 mod dry_run;
 mod edit;
 mod error;
+mod guess;
+pub mod heap;
 mod info;
 mod mapped;
-mod onnx;
+pub mod onnx;
 mod order;
 mod prepare;
 mod quirks;
 mod rten;
+mod samples;
 mod softmax;
 mod tensor;
 mod weights;
 mod wire;
+pub mod worker;
 
 pub use error::{LoadError, PrepareError, RunError};
 pub use info::{DryRun, Lookup, ModelInfo, ModelLimits};
-pub use prepare::{compat, prepare};
+pub use prepare::{compat, prepare, try_prepared};
 pub use rten::Rten;
-pub use tensor::{Port, Signature, Tensor, TensorError, TensorType};
+pub use tensor::{Port, Signature, Tensor, TensorError, TensorType, bytes as bytes_of};
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,7 +51,8 @@ pub const INFO_FILE: &str = "info.json";
 pub struct RunOutput {
     /// All outputs, in the order of the signature.
     pub outputs: Vec<(String, Tensor)>,
-    /// CPU time of the run in nanoseconds, on whichever threads it ran, conversions of tensors included.
+    /// CPU time of the run in nanoseconds, conversions of tensors included. Right for models that run on one
+    /// thread.
     pub cpu_ns: u64,
 }
 
@@ -57,22 +65,83 @@ pub enum ReadAhead {
     Tables,
 }
 
+/// A tensor whose bytes lie elsewhere; as [`Tensor`].
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a> {
+    pub ty: TensorType,
+    pub shape: &'a [u32],
+    pub data: &'a [u8],
+}
+
+/// Writes a tensor's elements into a place.
+type Write<'a> = Box<dyn FnOnce(&mut [u8]) + 'a>;
+
+/// One output of a run, which can be written where it is wanted.
+pub struct Output<'a> {
+    pub name: &'a str,
+    pub ty: TensorType,
+    pub shape: Vec<u32>,
+    /// What it takes, in bytes.
+    pub bytes: u64,
+    write: Write<'a>,
+}
+
+impl<'a> Output<'a> {
+    /// A tensor that is there already.
+    pub fn of(name: &'a str, tensor: Tensor) -> Output<'a> {
+        let Tensor { ty, shape, data } = tensor;
+        Output {
+            name,
+            ty,
+            shape,
+            bytes: data.len() as u64,
+            write: Box::new(move |place| place.copy_from_slice(&data)),
+        }
+    }
+
+    /// Writes the elements, row-major and little-endian, into a place of exactly [`Output::bytes`].
+    pub fn write(self, place: &mut [u8]) {
+        (self.write)(place);
+    }
+}
+
 /// A loaded model. Runs may overlap; each is independent of the others.
 pub trait Graph: Send + Sync {
     fn signature(&self) -> &Signature;
 
-    /// Computes all outputs. `inputs` name every input of the signature once, in any order.
+    /// Computes all outputs. `inputs` name every input of the signature once, in any order. Within
+    /// [`Backend::on_threads`] it computes on the threads of that; elsewhere on one that it finds by itself.
     ///
     /// # Errors
     /// [`RunError::is_bad_input`] tells the caller's mistakes from the engine's failures.
+    fn compute(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Output<'_>>, RunError>;
+
+    /// Computes, and copies the outputs.
     fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<RunOutput, RunError>;
 
-    /// Reads weights from disk that are not in memory yet; blocks meanwhile. A run may go on beside it, and waits only for what
-    /// it needs. Failures show when the model runs.
+    /// Reads weights from disk that are not in memory yet; blocks meanwhile. A run may go on beside it, and
+    /// waits only for what it needs. Failures show when the model runs.
     fn read_ahead(&self, part: ReadAhead);
 
     /// Upper bound of the memory that the loaded model holds between runs, mapped weights included, in bytes.
     fn resident_bytes(&self) -> u64;
+}
+
+/// The files of a directory that [`prepare`] wrote, open.
+pub struct PreparedFiles {
+    pub graph: File,
+    pub weights: File,
+    pub info: File,
+}
+
+impl PreparedFiles {
+    pub fn open(dir: &Path) -> Result<PreparedFiles, LoadError> {
+        let open = |name: &str| {
+            let path = dir.join(name);
+            File::open(&path).map_err(|source| LoadError::Io { what: name.into(), source })
+        };
+        Ok(PreparedFiles { graph: open(GRAPH_FILE)?, weights: open(WEIGHTS_FILE)?, info: open(INFO_FILE)? })
+    }
 }
 
 /// An inference engine.
@@ -80,8 +149,12 @@ pub trait Backend: Send + Sync {
     /// The name in [`ModelInfo::backend`].
     fn name(&self) -> &'static str;
 
-    /// Loads a directory that [`prepare`] wrote. The directory must stay unchanged as long as the graph lives.
-    fn load(&self, dir: &Path) -> Result<Arc<dyn Graph>, LoadError>;
+    /// Loads what [`prepare`] wrote. The files must stay unchanged as long as the graph lives.
+    fn load(&self, files: PreparedFiles) -> Result<Arc<dyn Graph>, LoadError>;
+
+    /// Calls `work` on a thread of the engine's own with `threads` of them; runs within it compute on these,
+    /// and on the calling one alone where there is one. Blocks until `work` returns.
+    fn on_threads(&self, threads: usize, work: &mut (dyn FnMut() + Send));
 }
 
 #[cfg(test)]

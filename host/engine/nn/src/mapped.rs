@@ -1,10 +1,9 @@
 //! The file of a prepared model's weights, mapped.
 
-use crate::{Lookup, ModelInfo, ReadAhead, WEIGHTS_FILE};
-use memmap2::{Advice, Mmap};
+use crate::{Lookup, ModelInfo, ReadAhead};
+use memmap2::{Advice, Mmap, MmapOptions};
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// How much is read at once: a few huge pages, so that a run that waits for the first of them goes on early.
@@ -12,6 +11,12 @@ const PIECE: usize = 4 << 20;
 
 /// Most rows that are fetched by themselves for a run; with more of them, most of the table is wanted anyway.
 const ROWS_MAX: usize = 1024;
+
+/// The size of a file in bytes. A process that is [confined](crate::confine) may ask the kernel this of a
+/// descriptor, but not of a path, and the standard library asks in the same way for both.
+pub fn bytes_of(file: &File) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(file)?.st_size.cast_unsigned())
+}
 
 /// Weights in memory; unmapped when dropped.
 pub struct MappedWeights {
@@ -24,18 +29,19 @@ pub struct MappedWeights {
 }
 
 impl MappedWeights {
-    /// Maps the weights of a prepared directory. Reads nothing yet.
-    pub fn open(dir: &Path, info: &ModelInfo) -> io::Result<MappedWeights> {
-        let file = File::open(dir.join(WEIGHTS_FILE))?;
-        // SAFETY: the file was written by this host into a private directory, which nothing writes to until it is
-        // deleted as a whole; a deleted file stays mapped.
+    /// Maps the weights of a prepared model. Reads nothing yet.
+    pub fn map(file: &File, info: &ModelInfo) -> io::Result<MappedWeights> {
+        let bytes = bytes_of(file)? as usize;
+        // SAFETY: the file was written by this host into a private directory, which nothing writes to until
+        // it is deleted as a whole; a deleted file stays mapped.
         #[allow(unsafe_code)]
-        let map = unsafe { Mmap::map(&file) }?;
+        let map = unsafe { MmapOptions::new().len(bytes).map(file) }?;
         let tables_from = map.len().saturating_sub(usize::try_from(info.table_bytes).unwrap_or(usize::MAX));
         let lookups = info.lookups.clone();
         let weights = MappedWeights { map, tables_from, lookups, busy: AtomicBool::new(false) };
-        // All of this is advice: a kernel that does not take it reads as it always does. Huge pages are read in half the time, and
-        // mapped at once; of a table a run reads a few rows, and what lies around them would hold it up.
+        // All of this is advice: a kernel that does not take it reads as it always does. Huge pages are read
+        // in half the time, and mapped at once; of a table a run reads a few rows, and what lies around them
+        // would hold it up.
         let _ = weights.map.advise_range(Advice::HugePage, 0, weights.tables_from);
         if info.table_bytes > 0 {
             let _ = weights.map.advise_range(Advice::Random, weights.tables_from, weights.tables());
@@ -51,8 +57,8 @@ impl MappedWeights {
         &self.map
     }
 
-    /// While other weights are read ahead: has the kernel read the rows that a run with this input is about to look up, all at
-    /// once. One after another, each would wait behind them.
+    /// While other weights are read ahead: has the kernel read the rows that a run with this input is about
+    /// to look up, all at once. One after another, each would wait behind them.
     pub fn fetch_rows(&self, input: &str, numbers: impl Iterator<Item = i64> + Clone) {
         if !self.busy.load(Relaxed) {
             return;

@@ -4,34 +4,39 @@ use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
-    WEIGHTS_FILE, check, dry_run, quirks, rten, softmax, wire,
+    WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rten, softmax, wire,
 };
 use bytes::Bytes;
+use memmap2::MmapOptions;
 use prost::Message;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use vesta_core::manifest::Encoding;
+use vesta_core::sample::Sample;
 
 /// Number of the format of prepared directories, and the engine's version as in the workspace's manifest.
-const COMPAT: &str = "2-rten0.27";
+const COMPAT: &str = "3-rten0.27";
 
 /// A name for what prepared directories depend on. Where it changes, they have to be prepared anew.
 pub fn compat() -> String {
     COMPAT.into()
 }
 
-/// Checks the model in the file `source` and writes its prepared form into the existing, empty directory `out_dir`.
+/// Checks the model in the file `source` and writes its prepared form into the existing, empty directory
+/// `out_dir`.
 ///
-/// Needs memory for the structure of the graph (weights are mapped and written from there), and CPU time for one pass over
-/// the weights and one trial run. A model may make both large: call it where they are limited.
+/// Needs memory for the structure of the graph (weights are mapped and written from there), and CPU time for
+/// one pass over the weights and one trial run. A model may make both large: call it where they are limited.
 ///
 /// # Errors
-/// A model that is not sound, exceeds `limits`, or cannot be run; and failures to read or write.
+/// A model that is not sound, exceeds `limits`, or cannot be run; `samples` that it does not take; and
+/// failures to read or write.
 pub fn prepare(
     source: &Path,
     encoding: Encoding,
+    samples: &[Sample],
     out_dir: &Path,
     limits: &ModelLimits,
 ) -> Result<ModelInfo, PrepareError> {
@@ -58,6 +63,11 @@ pub fn prepare(
     if !checked.clamped.is_empty() {
         notes.push(format!("clamped to 32 bits: {}", checked.clamped.join(", ")));
     }
+    let depth = depth::of(graph);
+    if depth > limits.depth_max {
+        let what = "operators in a chain (on the longest path of its graph)";
+        return Err(PrepareError::TooMany { what, got: depth, max: limits.depth_max });
+    }
     let weights = write_weights(graph, out_dir)?;
     model.functions.clear();
     let graph_bytes = write_file(&out_dir.join(GRAPH_FILE), &model.encode_to_vec())?;
@@ -80,15 +90,27 @@ pub fn prepare(
     };
     // The trial loads the directory as any later load does, so the description has to be there.
     write_info(out_dir, &info)?;
-    info.dry_run = dry_run::run(out_dir, &info.signature, limits)?;
+    info.dry_run = Some(dry_run::run(out_dir, &info.signature, samples, limits)?);
     write_info(out_dir, &info)?;
     Ok(info)
+}
+
+/// Tries what [`prepare`] wrote with other samples; changes nothing.
+///
+/// # Errors
+/// Samples that the model does not take, a run that fails, and failures to read.
+pub fn try_prepared(dir: &Path, samples: &[Sample], limits: &ModelLimits) -> Result<ModelInfo, PrepareError> {
+    let unreadable = |source| PrepareError::Io { action: "read the prepared model", source };
+    let file = File::open(dir.join(INFO_FILE)).map_err(unreadable)?;
+    let info = read_info(&file).map_err(|e| unreadable(std::io::Error::other(e)))?;
+    let dry_run = Some(dry_run::run(dir, &info.signature, samples, limits)?);
+    Ok(ModelInfo { dry_run, ..info })
 }
 
 fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {
     let io = |source| PrepareError::Io { action: "read the model", source };
     let file = File::open(source).map_err(io)?;
-    let got = file.metadata().map_err(io)?.len();
+    let got = mapped::bytes_of(&file).map_err(io)?;
     if got > limits.model_bytes_max {
         return Err(PrepareError::FileTooLarge { got, max: limits.model_bytes_max });
     }
@@ -97,7 +119,7 @@ fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {
     }
     // SAFETY: blobs are stored by digest, read-only, and nothing but this host writes to their directory.
     #[allow(unsafe_code)]
-    let mapped = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+    let mapped = unsafe { MmapOptions::new().len(got as usize).map(&file) }.map_err(io)?;
     Ok(Bytes::from_owner(mapped))
 }
 
@@ -117,7 +139,8 @@ fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), P
     if unknown.is_empty() { Ok(()) } else { Err(PrepareError::Operator(unknown.join("; "))) }
 }
 
-/// The model's inputs and outputs. Dimensions of 0 or less, which some exporters write for open ones, are opened.
+/// The model's inputs and outputs. Dimensions of 0 or less, which some exporters write for open ones, are
+/// opened.
 fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signature, PrepareError> {
     // An input with a value in the file is a weight, as files before IR version 4 had to list it.
     let weights: HashSet<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
@@ -212,11 +235,11 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
     Ok(bytes.len() as u64)
 }
 
-/// Reads the description of a prepared directory.
-pub fn read_info(dir: &Path) -> Result<ModelInfo, LoadError> {
-    let path = dir.join(INFO_FILE);
-    let json = std::fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
-    let info: ModelInfo = serde_json::from_slice(&json).map_err(|source| LoadError::Info { path, source })?;
+/// Reads the description of a prepared model.
+pub fn read_info(mut file: &File) -> Result<ModelInfo, LoadError> {
+    let mut json = Vec::new();
+    file.read_to_end(&mut json).map_err(|source| LoadError::Io { what: INFO_FILE.into(), source })?;
+    let info: ModelInfo = serde_json::from_slice(&json)?;
     if info.compat != COMPAT {
         return Err(LoadError::Compat { found: info.compat, expected: COMPAT.into() });
     }

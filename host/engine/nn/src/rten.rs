@@ -1,18 +1,19 @@
-//! The default engine: `rten`, pure Rust, safe with models that nobody vouches for, and the fastest from nothing to a first answer.
+//! The default engine: `rten`, pure Rust, safe with models that nobody vouches for, and the fastest from
+//! nothing to a first answer.
 
-use crate::convert::{to_tensor, to_value};
+use crate::convert::{to_output, to_value};
 use crate::mapped::MappedWeights;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::prepare::read_info;
 use crate::{
-    Backend, GRAPH_FILE, Graph, LoadError, Port, ReadAhead, RunError, RunOutput, Signature, Tensor,
-    TensorType, WEIGHTS_FILE,
+    Backend, GRAPH_FILE, Graph, LoadError, Output, Port, PreparedFiles, ReadAhead, RunError, RunOutput,
+    Signature, Tensor, TensorType, TensorView, WEIGHTS_FILE,
 };
 use ::rten::{DataType, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType};
 use prost::Message;
 use std::cell::OnceCell;
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 
 /// The engine's name in descriptions of models.
@@ -24,10 +25,11 @@ pub struct Rten;
 
 /// How models are loaded: without the engine's optimiser, the same for all.
 ///
-/// Measured on prepared directories, optimiser off / on: MiniLM loads in 0.33 / 1.5 ms and runs in 19.8 / 19.8 ms at
-/// 64 tokens, magika loads in 0.18 / 0.59 ms and runs in 10.1 / 10.1 ms (best of 25 on a busy machine; medians of loads). What it
-/// would fuse is a small part of a run, and it computes constants on threads that nobody meters. Prepacked weights save MiniLM
-/// 4 ms a run, but cost 22 ms a load and a private copy of all weights.
+/// Measured on prepared directories, optimiser off / on: MiniLM loads in 0.33 / 1.5 ms and runs in 19.8 /
+/// 19.8 ms at 64 tokens, magika loads in 0.18 / 0.59 ms and runs in 10.1 / 10.1 ms (best of 25 on a busy
+/// machine; medians of loads). What it would fuse is a small part of a run, and it computes constants on
+/// threads that nobody meters. Prepacked weights save MiniLM 4 ms a run, but cost 22 ms a load and a private
+/// copy of all weights.
 fn options() -> ModelOptions {
     let mut options = ModelOptions::with_all_ops();
     options.enable_optimization(false);
@@ -39,14 +41,18 @@ impl Backend for Rten {
         NAME
     }
 
-    fn load(&self, dir: &Path) -> Result<Arc<dyn Graph>, LoadError> {
-        let info = read_info(dir)?;
-        let at = |file: &str| dir.join(file);
-        let failed = |path| move |source| LoadError::Io { path, source };
-        let weights = MappedWeights::open(dir, &info).map_err(failed(at(WEIGHTS_FILE)))?;
-        let graph = std::fs::read(at(GRAPH_FILE)).map_err(failed(at(GRAPH_FILE)))?;
-        // SAFETY: the engine maps files by itself, but then nobody else can tell the kernel how they are read. The bytes live
-        // as long as `weights`, which `RtenGraph` drops after the model; nothing of the model leaves it but copies.
+    fn load(&self, files: PreparedFiles) -> Result<Arc<dyn Graph>, LoadError> {
+        let info = read_info(&files.info)?;
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source| LoadError::Io { what, source }
+        };
+        let weights = MappedWeights::map(&files.weights, &info).map_err(failed(WEIGHTS_FILE))?;
+        let mut graph = Vec::new();
+        (&files.graph).read_to_end(&mut graph).map_err(failed(GRAPH_FILE))?;
+        // SAFETY: the engine maps files by itself, but then nobody else can tell the kernel how they are
+        // read. The bytes live as long as `weights`, which `RtenGraph` drops after the model; nothing of the
+        // model leaves it but copies.
         #[allow(unsafe_code)]
         let bytes: &'static [u8] = unsafe { std::mem::transmute(weights.bytes()) };
         let model = guarded(|| options().external_data_static(WEIGHTS_FILE, bytes).load(graph))
@@ -54,6 +60,15 @@ impl Backend for Rten {
             .map_err(|e| LoadError::Engine(e.to_string()))?;
         let resident = info.weights_bytes + info.graph_bytes;
         Ok(Arc::new(RtenGraph::new(weights, model, info.signature, resident)?))
+    }
+
+    fn on_threads(&self, threads: usize, work: &mut (dyn FnMut() + Send)) {
+        let pool = Arc::new(ThreadPool::with_num_threads(threads));
+        let inside = Arc::clone(&pool);
+        pool.run(move || {
+            POOL.with(|p| p.set(inside)).ok();
+            work();
+        });
     }
 }
 
@@ -93,14 +108,15 @@ impl RtenGraph {
     }
 
     /// Puts the inputs into the order of the signature.
-    fn sort_inputs(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<Tensor>, RunError> {
-        let mut sorted: Vec<Option<Tensor>> = vec![None; self.signature.inputs.len()];
+    fn sort_inputs<'t>(&self, inputs: &[(&str, TensorView<'t>)]) -> Result<Vec<TensorView<'t>>, RunError> {
+        let mut sorted: Vec<Option<TensorView<'t>>> = vec![None; self.signature.inputs.len()];
         for (name, tensor) in inputs {
-            let Some(index) = self.signature.inputs.iter().position(|p| p.name == name) else {
-                return Err(RunError::UnknownInput { name, known: names(&self.signature.inputs) });
+            let Some(index) = self.signature.inputs.iter().position(|p| p.name == *name) else {
+                let known = names(&self.signature.inputs);
+                return Err(RunError::UnknownInput { name: (*name).to_owned(), known });
             };
-            if sorted[index].replace(tensor).is_some() {
-                return Err(RunError::InputTwice { name });
+            if sorted[index].replace(*tensor).is_some() {
+                return Err(RunError::InputTwice { name: (*name).to_owned() });
             }
         }
         let missing = |port: &Port| RunError::MissingInput { name: port.name.clone() };
@@ -111,22 +127,21 @@ impl RtenGraph {
             .collect()
     }
 
-    fn compute(
+    fn compute_in(
         &self,
-        inputs: Vec<Tensor>,
+        inputs: &[TensorView<'_>],
         pool: &Arc<ThreadPool>,
-    ) -> Result<Vec<(String, Tensor)>, RunError> {
+    ) -> Result<Vec<Output<'_>>, RunError> {
         let mut values = Vec::with_capacity(inputs.len());
         for ((port, (node, dtype)), tensor) in self.signature.inputs.iter().zip(&self.inputs).zip(inputs) {
-            values.push((*node, to_value(port, *dtype, &tensor)?.into()));
+            values.push((*node, to_value(port, *dtype, *tensor)?.into()));
         }
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(pool)));
         let outputs = self
             .model
             .run(values, self.model.output_ids(), Some(options))
-            .map_err(|e| RunError::engine(e.to_string()))?;
-        let named = |(port, value): (&Port, _)| Ok((port.name.clone(), to_tensor(port, value)?));
-        self.signature.outputs.iter().zip(outputs).map(named).collect()
+            .map_err(|e| RunError::Engine(e.to_string()))?;
+        self.signature.outputs.iter().zip(outputs).map(|(port, value)| to_output(port, value)).collect()
     }
 }
 
@@ -135,9 +150,14 @@ fn names(ports: &[Port]) -> String {
 }
 
 thread_local! {
-    /// The engine insists on a pool of its own; with one thread for each thread that calls, runs never
-    /// wait for each other, and the CPU time of a run is the time of that one thread. The pool ends with its caller.
+    /// The engine insists on a pool of its own. A thread of [`Backend::on_threads`] has the pool that it
+    /// belongs to; inside of that a run with one thread stays on the very same thread. Any other thread has
+    /// one that ends with it.
     static POOL: OnceCell<Arc<ThreadPool>> = const { OnceCell::new() };
+}
+
+fn pool() -> Arc<ThreadPool> {
+    POOL.with(|p| Arc::clone(p.get_or_init(|| Arc::new(ThreadPool::with_num_threads(1)))))
 }
 
 impl Graph for RtenGraph {
@@ -145,7 +165,7 @@ impl Graph for RtenGraph {
         &self.signature
     }
 
-    fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<RunOutput, RunError> {
+    fn compute(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Output<'_>>, RunError> {
         let inputs = self.sort_inputs(inputs)?;
         for (port, tensor) in self.signature.inputs.iter().zip(&inputs) {
             if tensor.ty == TensorType::I64 {
@@ -153,20 +173,23 @@ impl Graph for RtenGraph {
                 self.weights.fetch_rows(&port.name, numbers);
             }
         }
-        let pool = POOL.with(|p| Arc::clone(p.get_or_init(|| Arc::new(ThreadPool::with_num_threads(1)))));
-        // Inside of the pool the engine computes on the very same thread, so one clock sees all of it.
-        let (outputs, cpu_ns) = pool.run(|| {
+        let pool = pool();
+        guarded(|| self.compute_in(&inputs, &pool)).unwrap_or_else(|panic| Err(RunError::Engine(panic)))
+    }
+
+    fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<RunOutput, RunError> {
+        pool().run(|| {
             let start = thread_cpu_ns();
-            let outputs = guarded(|| self.compute(inputs, &pool));
-            (outputs, thread_cpu_ns().saturating_sub(start))
-        });
-        match outputs {
-            Ok(Ok(outputs)) => Ok(RunOutput { outputs, cpu_ns }),
-            Ok(Err(RunError::Engine { message, .. })) | Err(message) => {
-                Err(RunError::Engine { message, cpu_ns })
+            let views: Vec<_> = inputs.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
+            let mut outputs = Vec::new();
+            for output in self.compute(&views)? {
+                let mut data = vec![0; output.bytes as usize];
+                let (name, ty, shape) = (output.name.to_owned(), output.ty, output.shape.clone());
+                output.write(&mut data);
+                outputs.push((name, Tensor { ty, shape, data }));
             }
-            Ok(Err(bad_input)) => Err(bad_input),
-        }
+            Ok(RunOutput { outputs, cpu_ns: thread_cpu_ns().saturating_sub(start) })
+        })
     }
 
     fn read_ahead(&self, part: ReadAhead) {
@@ -178,7 +201,8 @@ impl Graph for RtenGraph {
     }
 }
 
-/// Whether the engine knows an operator. It has no list to ask, so it is given a graph with nothing else in it.
+/// Whether the engine knows an operator. It has no list to ask, so it is given a graph with nothing else in
+/// it.
 pub fn knows_operator(domain: &str, op: &str) -> bool {
     let node = NodeProto {
         domain: (!domain.is_empty()).then(|| domain.to_owned()),
@@ -201,12 +225,12 @@ fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        format!("panic: {text}")
+        format!("it stopped at a check of its own ({text})")
     })
 }
 
 /// CPU time of this thread so far, in nanoseconds.
-fn thread_cpu_ns() -> u64 {
+pub fn thread_cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

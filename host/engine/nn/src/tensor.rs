@@ -1,5 +1,6 @@
 //! Tensors as they cross the border to a guest, and the signature of a model.
 
+use crate::TensorView;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -57,7 +58,7 @@ pub struct Tensor {
 }
 
 /// A tensor whose bytes are not what its shape says.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum TensorError {
     #[error("{ty}{shape:?} takes {expected} bytes, but there are {got}")]
     Length { ty: TensorType, shape: Vec<u32>, expected: u64, got: u64 },
@@ -65,22 +66,42 @@ pub enum TensorError {
     Overflow { ty: TensorType, shape: Vec<u32> },
 }
 
+/// The number of elements of a shape; `None` when it does not fit into 64 bits.
+pub fn elements(shape: &[u32]) -> Option<u64> {
+    shape.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::from(d)))
+}
+
+/// The bytes that a type and a shape ask for; `None` when they do not fit into 64 bits.
+pub fn bytes(ty: TensorType, shape: &[u32]) -> Option<u64> {
+    elements(shape)?.checked_mul(ty.size_bytes() as u64)
+}
+
 impl Tensor {
     /// The number of elements; `None` when it does not fit into 64 bits.
     pub fn elements(&self) -> Option<u64> {
-        self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::from(d)))
+        elements(&self.shape)
+    }
+
+    pub fn view(&self) -> TensorView<'_> {
+        TensorView { ty: self.ty, shape: &self.shape, data: &self.data }
     }
 
     /// Checks that `data` has the length that type and shape ask for.
     pub fn check(&self) -> Result<(), TensorError> {
-        let overflow = || TensorError::Overflow { ty: self.ty, shape: self.shape.clone() };
-        let elements = self.elements().ok_or_else(overflow)?;
-        let expected = elements.checked_mul(self.ty.size_bytes() as u64).ok_or_else(overflow)?;
+        self.view().check()
+    }
+}
+
+impl TensorView<'_> {
+    /// Checks that `data` has the length that type and shape ask for.
+    pub fn check(&self) -> Result<(), TensorError> {
+        let (ty, shape) = (self.ty, || self.shape.to_vec());
+        let expected = bytes(ty, self.shape).ok_or_else(|| TensorError::Overflow { ty, shape: shape() })?;
         let got = self.data.len() as u64;
         if expected == got {
             return Ok(());
         }
-        Err(TensorError::Length { ty: self.ty, shape: self.shape.clone(), expected, got })
+        Err(TensorError::Length { ty, shape: shape(), expected, got })
     }
 }
 

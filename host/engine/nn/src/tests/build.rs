@@ -1,10 +1,16 @@
 //! Small models for the tests.
 
 use crate::onnx::*;
-use crate::{ModelInfo, ModelLimits, PrepareError, Tensor, TensorType, prepare};
+use crate::{
+    Backend, Graph, LoadError, ModelInfo, ModelLimits, PrepareError, PreparedFiles, Rten, Tensor, TensorType,
+    prepare,
+};
 use prost::Message;
+use std::path::Path;
+use std::sync::Arc;
 use tempfile::TempDir;
 use vesta_core::manifest::Encoding;
+use vesta_core::sample::Sample;
 
 pub fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     TensorProto {
@@ -92,10 +98,14 @@ pub fn prepare_bytes(bytes: &[u8]) -> Prepared {
 }
 
 pub fn prepare_with(bytes: &[u8], limits: &ModelLimits) -> Prepared {
+    prepare_sampled(bytes, &[], limits)
+}
+
+pub fn prepare_sampled(bytes: &[u8], samples: &[Sample], limits: &ModelLimits) -> Prepared {
     let dir = tempfile::tempdir().expect("a directory");
     let source = dir.path().join("source");
     std::fs::write(&source, bytes).expect("written");
-    let result = prepare(&source, Encoding::Onnx, dir.path(), limits);
+    let result = prepare(&source, Encoding::Onnx, samples, dir.path(), limits);
     Prepared { dir, result }
 }
 
@@ -121,4 +131,9 @@ pub fn i64s(shape: &[u32], values: &[i64]) -> Tensor {
 pub fn as_f32s(tensor: &Tensor) -> Vec<f32> {
     assert_eq!(tensor.ty, TensorType::F32);
     tensor.data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// Loads a prepared directory.
+pub fn load(dir: &Path) -> Result<Arc<dyn Graph>, LoadError> {
+    Rten.load(PreparedFiles::open(dir)?)
 }

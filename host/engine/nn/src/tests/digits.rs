@@ -1,7 +1,7 @@
-//! Given the model of the example `digits`, when it reads the images that its training never saw, then it is as right as its training said.
+//! Given the model of the example `digits`, when it reads the images that its training never saw, then it is
+//! as right as its training said.
 
-use super::build::{as_f32s, f32s, prepare_bytes};
-use crate::{Backend, Rten};
+use super::build::{as_f32s, f32s, load, prepare_bytes};
 use std::path::Path;
 
 #[test]
@@ -19,7 +19,7 @@ fn digits_are_read_as_well_as_training_said() {
 
     let prepared = prepare_bytes(&read("models/digits.onnx"));
     prepared.result.as_ref().expect("prepared");
-    let graph = Rten.load(prepared.dir.path()).expect("loaded");
+    let graph = load(prepared.dir.path()).expect("loaded");
     let run = graph.run(vec![("image".into(), f32s(&[rows.len() as u32, 64], &pixels))]).expect("a run");
     let (name, probabilities) = &run.outputs[0];
     assert_eq!(name, "probabilities");

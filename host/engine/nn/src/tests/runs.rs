@@ -5,9 +5,9 @@ use crate::onnx::*;
 use crate::*;
 use std::sync::Arc;
 
-fn load(prepared: &Prepared) -> Arc<dyn Graph> {
+fn loaded(prepared: &Prepared) -> Arc<dyn Graph> {
     prepared.result.as_ref().expect("prepared");
-    Rten.load(prepared.dir.path()).expect("loaded")
+    load(prepared.dir.path()).expect("loaded")
 }
 
 fn run_one(graph: &dyn Graph, input: Tensor) -> Tensor {
@@ -18,7 +18,7 @@ fn run_one(graph: &dyn Graph, input: Tensor) -> Tensor {
 #[test]
 fn a_linear_layer_gives_its_sums_and_says_what_it_cost() {
     let prepared = prepare_model(&linear());
-    let graph = load(&prepared);
+    let graph = loaded(&prepared);
     let output =
         graph.run(vec![("x".into(), f32s(&[2, 3], &[1.0, 2.0, 3.0, 0.0, 0.0, 0.5]))]).expect("a run");
     assert!(output.cpu_ns > 0);
@@ -31,8 +31,9 @@ fn a_linear_layer_gives_its_sums_and_says_what_it_cost() {
     assert_eq!((info.parameters, info.nodes, info.opset, info.producer.as_str()), (400, 2, 17, "test"));
     assert_eq!(info.signature.inputs[0].shape, vec![None, Some(3)]);
     let trial = info.dry_run.expect("a trial run");
-    assert!(trial.error.is_none() && !trial.guessed && trial.inputs == "x [1, 3]", "{trial:?}");
-    assert_eq!(crate::prepare::read_info(prepared.dir.path()).expect("info").signature, info.signature);
+    assert!(!trial.guessed && trial.inputs == "x [1, 3]", "{trial:?}");
+    let info_file = std::fs::File::open(prepared.dir.path().join(INFO_FILE)).expect("there");
+    assert_eq!(crate::prepare::read_info(&info_file).expect("info").signature, info.signature);
 }
 
 #[test]
@@ -48,7 +49,7 @@ fn weights_lie_outside_of_the_graph_are_mapped_and_unmapped() {
         maps.lines().filter(|l| l.ends_with(weights.to_str().expect("a path"))).count()
     };
     assert_eq!(mapped(), 0, "the trial run left its mapping behind");
-    let graph = load(&prepared);
+    let graph = loaded(&prepared);
     let again = Arc::clone(&graph);
     run_one(graph.as_ref(), f32s(&[1, 3], &[1.0; 3]));
     assert_eq!(mapped(), 1);
@@ -67,19 +68,19 @@ fn softmax_of_old_opsets_keeps_its_meaning() {
         let mut softmax = node(op, &["x"], "y");
         softmax.attribute.extend(axis.map(|a| int("axis", a)));
         let prepared = prepare_model(&unary(11, softmax, 1, &[2, 3, 2]));
-        let y = as_f32s(&run_one(load(&prepared).as_ref(), f32s(&[2, 3, 2], &[1.0; 12])));
+        let y = as_f32s(&run_one(loaded(&prepared).as_ref(), f32s(&[2, 3, 2], &[1.0; 12])));
         let expected = if is_matrix { 1.0 / 6.0 } else { 0.5 };
         assert!(y.iter().all(|v| (v - expected).abs() < 1e-6), "{axis:?}: {y:?}");
     }
     let prepared = prepare_model(&unary(11, node("LogSoftmax", &["x"], "y"), 1, &[0, 3, 2]));
-    let y = as_f32s(&run_one(load(&prepared).as_ref(), f32s(&[4, 3, 2], &[1.0; 24])));
+    let y = as_f32s(&run_one(loaded(&prepared).as_ref(), f32s(&[4, 3, 2], &[1.0; 24])));
     assert!(y.iter().all(|v| (v - (1f32 / 6.0).ln()).abs() < 1e-6), "{y:?}");
 }
 
 #[test]
 fn softmax_of_new_opsets_and_of_matrices_is_left_alone() {
     let prepared = prepare_model(&unary(13, node("Softmax", &["x"], "y"), 1, &[2, 3, 2]));
-    let y = as_f32s(&run_one(load(&prepared).as_ref(), f32s(&[2, 3, 2], &[1.0; 12])));
+    let y = as_f32s(&run_one(loaded(&prepared).as_ref(), f32s(&[2, 3, 2], &[1.0; 12])));
     assert!(y.iter().all(|v| *v == 0.5), "{y:?}");
     let info = prepare_model(&unary(9, node("Softmax", &["x"], "y"), 1, &[0, 4])).result.expect("info");
     assert!(info.notes.is_empty(), "{:?}", info.notes);
@@ -87,7 +88,7 @@ fn softmax_of_new_opsets_and_of_matrices_is_left_alone() {
 
 #[test]
 fn operators_that_the_engine_knows_otherwise_are_computed_as_onnx_says() {
-    let run = |model: &ModelProto, input: Tensor| run_one(load(&prepare_model(model)).as_ref(), input);
+    let run = |model: &ModelProto, input: Tensor| run_one(loaded(&prepare_model(model)).as_ref(), input);
     let given = |op: &str, attributes: Vec<AttributeProto>| NodeProto {
         attribute: attributes,
         ..node(op, &["x"], "y")
@@ -147,7 +148,7 @@ fn boxes_of_one_image_and_one_class_are_suppressed() {
         output: vec![port("y", 7, &[0, 3])],
         ..GraphProto::default()
     };
-    let graph = load(&prepare_model(&model(17, graph)));
+    let graph = loaded(&prepare_model(&model(17, graph)));
     let boxes = f32s(&[1, 3, 4], &[0.0, 0.0, 1.0, 1.0, 0.0, 0.1, 1.0, 1.1, 0.0, 10.0, 1.0, 11.0]);
     let inputs = vec![("boxes".into(), boxes), ("scores".into(), f32s(&[1, 1, 3], &[0.6, 0.9, 0.7]))];
     assert_eq!(graph.run(inputs).expect("a run").outputs[0].1, i64s(&[2, 3], &[0, 0, 1, 0, 0, 2]));
@@ -155,23 +156,23 @@ fn boxes_of_one_image_and_one_class_are_suppressed() {
 
 #[test]
 fn integers_and_booleans_cross_in_the_types_that_the_model_states() {
-    let i64_graph = load(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 7, &[0])));
+    let i64_graph = loaded(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 7, &[0])));
     assert_eq!(run_one(i64_graph.as_ref(), i64s(&[2], &[5, -7])), i64s(&[2], &[-5, 7]));
     let too_large = i64_graph.run(vec![("x".into(), i64s(&[2], &[1, 1 << 40]))]).expect_err("out of range");
     assert!(matches!(too_large, RunError::OutOfRange { index: 1, .. }), "{too_large}");
 
-    let not = load(&prepare_model(&unary(17, node("Not", &["x"], "y"), 9, &[3])));
+    let not = loaded(&prepare_model(&unary(17, node("Not", &["x"], "y"), 9, &[3])));
     let input = Tensor { ty: TensorType::U8, shape: vec![3], data: vec![0, 1, 200] };
     assert_eq!(run_one(not.as_ref(), input).data, [1, 0, 0]);
 }
 
 #[test]
 fn floats_of_other_widths_are_widened_and_given_back() {
-    let f64_graph = load(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 11, &[1])));
+    let f64_graph = loaded(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 11, &[1])));
     let input = Tensor { ty: TensorType::F64, shape: vec![1], data: 1.5f64.to_le_bytes().to_vec() };
     assert_eq!(run_one(f64_graph.as_ref(), input).data, (-1.5f64).to_le_bytes());
 
-    let f32_graph = load(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 1, &[1])));
+    let f32_graph = loaded(&prepare_model(&unary(17, node("Neg", &["x"], "y"), 1, &[1])));
     let half = half::f16::from_f32(0.25).to_le_bytes().to_vec();
     let input = Tensor { ty: TensorType::F16, shape: vec![1], data: half };
     assert_eq!(as_f32s(&run_one(f32_graph.as_ref(), input)), [-0.25]);
@@ -182,7 +183,7 @@ fn floats_of_other_widths_are_widened_and_given_back() {
 
 #[test]
 fn wrong_inputs_are_named() {
-    let graph = load(&prepare_model(&linear()));
+    let graph = loaded(&prepare_model(&linear()));
     let error = |inputs: Vec<(&str, Tensor)>| {
         let inputs = inputs.into_iter().map(|(n, t)| (n.to_owned(), t)).collect();
         let error = graph.run(inputs).expect_err("refused");
@@ -210,7 +211,7 @@ fn wrong_inputs_are_named() {
 
 #[test]
 fn nan_and_no_rows_at_all_are_computed_too() {
-    let graph = load(&prepare_model(&linear()));
+    let graph = loaded(&prepare_model(&linear()));
     let y = as_f32s(&run_one(graph.as_ref(), f32s(&[1, 3], &[f32::NAN, 0.0, 0.0])));
     assert!(y.iter().all(|v| v.is_nan()));
     let none = graph.run(vec![("x".into(), f32s(&[0, 3], &[]))]);
@@ -237,7 +238,7 @@ fn weights_in_every_form_come_out_the_same() {
     for weights in forms {
         let mut model = unary(17, node("Mul", &["x", "w"], "y"), 1, &[100]);
         model.graph.as_mut().expect("graph").initializer.push(weights);
-        let y = as_f32s(&run_one(load(&prepare_model(&model)).as_ref(), f32s(&[100], &[1.5; 100])));
+        let y = as_f32s(&run_one(loaded(&prepare_model(&model)).as_ref(), f32s(&[100], &[1.5; 100])));
         assert_eq!(y, vec![3.0; 100]);
     }
     let forms = [
@@ -248,7 +249,7 @@ fn weights_in_every_form_come_out_the_same() {
     for weights in forms {
         let mut model = unary(17, node("Mul", &["x", "w"], "y"), 7, &[100]);
         model.graph.as_mut().expect("graph").initializer.push(weights);
-        let y = run_one(load(&prepare_model(&model)).as_ref(), i64s(&[100], &[3; 100]));
+        let y = run_one(loaded(&prepare_model(&model)).as_ref(), i64s(&[100], &[3; 100]));
         assert_eq!(y, i64s(&[100], &[6; 100]));
     }
 }
@@ -285,7 +286,7 @@ fn a_graph_within_a_graph_is_prepared_too() {
     let mut model = unary(17, choice, 1, &[100]);
     model.graph.as_mut().expect("graph").input.push(port("c", 9, &[]));
     let prepared = prepare_model(&model);
-    let graph = load(&prepared);
+    let graph = loaded(&prepared);
     assert_eq!(prepared.result.as_ref().expect("info").weights_bytes, 400);
     for c in [0, 1] {
         let condition = Tensor { ty: TensorType::U8, shape: vec![], data: vec![c] };
@@ -298,7 +299,7 @@ fn a_graph_within_a_graph_is_prepared_too() {
 #[test]
 fn runs_from_many_threads_agree_and_leave_no_thread_behind() {
     let threads = || std::fs::read_dir("/proc/self/task").expect("tasks").count();
-    let graph = load(&prepare_model(&linear()));
+    let graph = loaded(&prepare_model(&linear()));
     run_one(graph.as_ref(), f32s(&[1, 3], &[1.0; 3]));
     for _ in 0..20 {
         std::thread::scope(|scope| {

@@ -2,7 +2,7 @@
 
 use super::build::*;
 use crate::onnx::*;
-use crate::{Backend, Lookup, ReadAhead, Rten, WEIGHTS_FILE};
+use crate::{Lookup, ReadAhead, WEIGHTS_FILE};
 use std::path::Path;
 
 const ROWS: i64 = 2_000;
@@ -54,7 +54,7 @@ fn tables_stand_last_and_are_looked_up_there() {
     assert_eq!(info.lookups, [lookup]);
     let file = std::fs::read(prepared.dir.path().join(WEIGHTS_FILE)).expect("weights");
     assert_eq!(file[..4], 1f32.to_le_bytes(), "the factors come first, though their initializer is second");
-    let graph = Rten.load(prepared.dir.path()).expect("loads");
+    let graph = load(prepared.dir.path()).expect("loads");
     let outputs = graph.run(vec![("ids".into(), i64s(&[2], &[7, 1_999]))]).expect("runs").outputs;
     let y = as_f32s(&outputs[0].1);
     assert!(
@@ -67,7 +67,7 @@ fn weights_are_read_ahead_part_by_part() {
     let prepared = prepare_model(&lookup());
     prepared.result.expect("prepared");
     let path = prepared.dir.path().join(WEIGHTS_FILE);
-    let graph = Rten.load(prepared.dir.path()).expect("loads");
+    let graph = load(prepared.dir.path()).expect("loads");
     assert_eq!(resident_bytes(&path), 0, "loading reads no weights");
     graph.read_ahead(ReadAhead::EveryRun);
     assert_eq!(resident_bytes(&path), FACTORS_BYTES);

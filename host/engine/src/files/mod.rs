@@ -1,0 +1,7 @@
+//! Files that the host trusts: compiled code and prepared models, under MACs of its own.
+
+mod seal;
+mod store;
+
+pub(crate) use seal::{SealError, Sealed, Seals};
+pub(crate) use store::{CodeStore, Source};

@@ -1,0 +1,14 @@
+//! A function in the making, and its instances: each runs one request at a time.
+
+pub(crate) mod epoch;
+pub(crate) mod idle;
+mod instance;
+pub(crate) mod linker;
+mod preempt;
+mod run;
+pub(crate) mod state;
+pub(crate) mod template;
+
+pub(crate) use instance::Instance;
+pub use run::{Ended, Run};
+pub use state::Invocation;

@@ -1,0 +1,407 @@
+//! One invocation, polled by whoever waits for its response.
+//!
+//! Nothing is spawned: [`Run`] is polled by the task of its request, as part of waiting for the head, for the
+//! next piece of the body, or for the end. Dropping it ends the guest at once.
+
+use super::epoch::Ticker;
+use super::idle::Idle;
+use super::instance::Instance;
+use super::state::Invocation;
+use super::template::Template;
+use crate::meter::{Meter, ModelFailure, Stop};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+use tokio::sync::oneshot;
+use tokio::task::coop::has_budget_remaining;
+use vesta_core::Outcome;
+use wasmtime::Trap;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+/// How a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub outcome: Outcome,
+    /// What to tell the client, without inner detail; empty for [`Outcome::Ok`].
+    pub detail: String,
+}
+
+impl Ended {
+    /// The guest returned.
+    pub fn well() -> Ended {
+        Ended { outcome: Outcome::Ok, detail: String::new() }
+    }
+    /// It ran past its wall-clock limit.
+    pub fn wall_limit() -> Ended {
+        let detail = "the function ran past its wall-clock limit (limits.wall)".into();
+        Ended { outcome: Outcome::WallLimit, detail }
+    }
+    /// A run of one of its models failed, and the guest did not answer well after it.
+    fn model_failed(why: ModelFailure) -> Ended {
+        let (outcome, detail) = match why {
+            ModelFailure::Memory => (
+                Outcome::ModelMemory,
+                "a run of the function's model needed more memory than it may have (limits.model_memory)",
+            ),
+            ModelFailure::InferenceLimit => (
+                Outcome::InferenceLimit,
+                "a run of the function's model used up its CPU time (limits.inference)",
+            ),
+            ModelFailure::Crashed => (Outcome::ModelCrashed, "a run of the function's model crashed"),
+        };
+        Ended { outcome, detail: detail.into() }
+    }
+}
+
+type Head = Result<hyper::Response<HyperOutgoingBody>, ErrorCode>;
+
+/// An instance that has served its request and can serve another.
+type Again = Option<Instance>;
+
+/// A guest that runs, or has run.
+pub struct Run {
+    guest: Option<Pin<Box<dyn Future<Output = wasmtime::Result<Again>> + Send>>>,
+    head: oneshot::Receiver<Head>,
+    body: Option<HyperOutgoingBody>,
+    meter: Arc<Meter>,
+    timer: Pin<Box<tokio::time::Sleep>>,
+    ended: Option<Ended>,
+    ticker: Arc<Ticker>,
+    again: Again,
+    /// Where an instance waits for another request, if the function allows reuse.
+    idle: Option<Arc<Idle<Instance>>>,
+}
+
+async fn run_guest<B>(
+    template: Arc<Template>,
+    request: http::Request<B>,
+    tls: bool,
+    invocation: Invocation,
+    send_head: oneshot::Sender<Head>,
+) -> wasmtime::Result<Again>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<wasmtime_wasi_http::Error>,
+{
+    let mut instance = template.instance(&invocation).await?;
+    let held = Arc::new(());
+    let request = request.map(|body| Marked { body, _held: held.clone() });
+    let store = &mut instance.store;
+    let scheme = if tls { Scheme::Https } else { Scheme::Http };
+    let request = store.data_mut().http().new_incoming_request(scheme, request)?;
+    let head = store.data_mut().http().new_response_outparam(send_head)?;
+    instance.proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, head).await?;
+    instance.served += 1;
+    if !instance.can_serve_again(template.reuse, Arc::strong_count(&held) > 1) {
+        return Ok(None);
+    }
+    instance.store.data().end();
+    Ok(Some(instance))
+}
+
+/// A request's body by which one can see whether the guest still holds it.
+struct Marked<B> {
+    body: B,
+    _held: Arc<()>,
+}
+
+impl<B: Body + Unpin> Body for Marked<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Run {
+    /// An invocation of a loaded function; nothing runs before it is polled. `request` is what the guest
+    /// sees; `tls` is the scheme it is told.
+    pub(crate) fn start<B>(
+        template: Arc<Template>,
+        request: http::Request<B>,
+        tls: bool,
+        invocation: Invocation,
+    ) -> Run
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<wasmtime_wasi_http::Error>,
+    {
+        let (send_head, head) = oneshot::channel::<Head>();
+        let meter = invocation.meter.clone();
+        let timer = Box::pin(tokio::time::sleep_until(invocation.deadline.into()));
+        let (idle, ticker) = (template.idle.clone(), template.world.ticker.clone());
+        let guest = run_guest(template, request, tls, invocation, send_head);
+        Run {
+            guest: Some(Box::pin(guest)),
+            head,
+            body: None,
+            meter,
+            timer,
+            ended: None,
+            ticker,
+            again: None,
+            idle,
+        }
+    }
+
+    /// Runs the guest until it sends the head of its response. An error says how it ended without one.
+    pub async fn head(&mut self) -> Result<http::response::Parts, Ended> {
+        let head = poll_fn(|cx| {
+            if let Poll::Ready(head) = Pin::new(&mut self.head).poll(cx) {
+                return Poll::Ready(head);
+            }
+            self.poll_guest(cx);
+            match Pin::new(&mut self.head).poll(cx) {
+                Poll::Pending if self.holds_back() => Pin::new(&mut self.head).poll(cx),
+                head => head,
+            }
+        })
+        .await;
+        match head {
+            Ok(Ok(response)) => {
+                let (parts, body) = response.into_parts();
+                self.body = Some(body);
+                Ok(parts)
+            }
+            Ok(Err(code)) => {
+                let ended = self.ended().await;
+                if ended.outcome != Outcome::Ok {
+                    return Err(ended);
+                }
+                Err(self.guest_error(format!("the function answered with the error {}", name_of(&code))))
+            }
+            Err(_) => {
+                let ended = self.ended().await;
+                if ended.outcome != Outcome::Ok {
+                    return Err(ended);
+                }
+                Err(self.guest_error("the function returned without sending a response"))
+            }
+        }
+    }
+
+    /// The next piece of the response's body, running the guest meanwhile. `None` once the body has ended;
+    /// the guest may still run then. A body that breaks off because its guest was ended also ends here: ask
+    /// [`Run::ended`] how.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        if let Poll::Ready(frame) = self.poll_body(cx) {
+            return Poll::Ready(frame);
+        }
+        self.poll_guest(cx);
+        match self.poll_body(cx) {
+            Poll::Pending if self.holds_back() => self.poll_body(cx),
+            frame => frame,
+        }
+    }
+
+    /// Whether a guest that has returned kept hold of a response that was not complete. Nothing more will
+    /// come of it: its instance is ended, which ends the response.
+    fn holds_back(&mut self) -> bool {
+        // A channel also says "pending" to a task that has to let others run.
+        has_budget_remaining() && self.again.take().is_some()
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(None) => {
+                self.body = None;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(frame)) => Poll::Ready(Some(frame.map_err(|_| ()))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Runs the guest to its end and waits for what runs beside it: the meter is final then. At the
+    /// wall-clock limit nothing is waited for; ask the meter whether it is settled.
+    pub async fn ended(&mut self) -> Ended {
+        let ended = poll_fn(|cx| {
+            self.poll_guest(cx);
+            match &self.ended {
+                Some(ended) => Poll::Ready(ended.clone()),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        if ended.outcome != Outcome::WallLimit {
+            self.meter.settled().await;
+        }
+        ended
+    }
+
+    /// How a guest ended that returned without a proper response: by `detail`, unless the failure of a model
+    /// explains it.
+    pub fn guest_error(&self, detail: impl Into<String>) -> Ended {
+        match self.meter.model_failure() {
+            Some(why) => Ended::model_failed(why),
+            None => Ended { outcome: Outcome::GuestError, detail: detail.into() },
+        }
+    }
+
+    /// When the guest is ended, whatever it does.
+    pub fn deadline(&self) -> Instant {
+        self.timer.deadline().into_std()
+    }
+
+    /// Whether the guest has returned, or was ended.
+    pub fn has_ended(&self) -> bool {
+        self.guest.is_none()
+    }
+
+    /// Ends the guest where it stands.
+    pub fn stop(&mut self) {
+        self.guest = None;
+        self.again = None;
+    }
+
+    fn poll_guest(&mut self, cx: &mut Context<'_>) {
+        let Some(guest) = &mut self.guest else { return };
+        let running = self.ticker.enter();
+        let polled = self.meter.poll(guest.as_mut(), cx);
+        drop(running);
+        let (ended, again) = match polled {
+            Poll::Ready(Ok(again)) => (Ended::well(), again),
+            Poll::Ready(Err(error)) => (classify(&error, &self.meter), None),
+            Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => (Ended::wall_limit(), None),
+            Poll::Pending => return,
+        };
+        self.stop();
+        self.ended = Some(ended);
+        self.again = again;
+    }
+
+    /// Whether all of the response has come.
+    fn is_complete(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match self.poll_body(&mut cx) {
+                Poll::Ready(None) => return true,
+                Poll::Ready(Some(_)) => {}
+                Poll::Pending => return false,
+            }
+        }
+    }
+}
+
+impl Drop for Run {
+    /// Puts the instance back, for the next request.
+    fn drop(&mut self) {
+        if let Some(again) = self.again.take()
+            && let Some(idle) = self.idle.take()
+            && self.is_complete()
+        {
+            idle.put(again);
+        }
+    }
+}
+
+/// How a guest ended that did not return.
+fn classify(error: &wasmtime::Error, meter: &Meter) -> Ended {
+    let ended = |outcome, detail: String| Ended { outcome, detail };
+    match meter.stopped() {
+        Some(Stop::CpuLimit) => {
+            let detail = "the function used up its CPU time (limits.cpu)".into();
+            return ended(Outcome::CpuLimit, detail);
+        }
+        Some(Stop::WallLimit) => return Ended::wall_limit(),
+        None => {}
+    }
+    if meter.host_memory_lacks() {
+        let detail = "this host is short of memory at the moment".into();
+        return ended(Outcome::HostMemory, detail);
+    }
+    if meter.memory_was_refused() {
+        let detail = "the function needed more memory than it may have (limits.memory)".into();
+        return ended(Outcome::OutOfMemory, detail);
+    }
+    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        tracing::warn!(error = %error, "no slot for another instance");
+        return ended(Outcome::PlatformError, "this host runs as many instances as it can".into());
+    }
+    if let Some(why) = meter.model_failure() {
+        return Ended::model_failed(why);
+    }
+    match error.downcast_ref::<Trap>() {
+        // Rust puts a guest's stack first in its memory: running off it is an access out of bounds.
+        Some(Trap::MemoryOutOfBounds) => {
+            let detail = "the function trapped: out-of-bounds memory access or stack overflow".into();
+            ended(Outcome::Trap, detail)
+        }
+        Some(Trap::UnreachableCodeReached) => {
+            ended(Outcome::Trap, "the function trapped: it panicked or aborted (see its logs)".into())
+        }
+        Some(trap) => ended(Outcome::Trap, format!("the function trapped: {trap}")),
+        None => {
+            tracing::debug!(error = ?error, "guest ended with an error of a host call");
+            ended(Outcome::Trap, "the function trapped in a host call".into())
+        }
+    }
+}
+
+/// The name of an error of `wasi:http`, without the guest's own text.
+fn name_of(code: &ErrorCode) -> String {
+    let debug = format!("{code:?}");
+    debug.split(['(', ' ', '{']).next().unwrap_or("error").trim_start_matches("ErrorCode::").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(meter: &Meter) -> Outcome {
+        classify(&wasmtime::Error::from(Trap::UnreachableCodeReached), meter).outcome
+    }
+
+    #[test]
+    fn a_trap_after_the_failure_of_a_model_is_the_models() {
+        for (why, wanted, words) in [
+            (ModelFailure::Memory, Outcome::ModelMemory, "limits.model_memory"),
+            (ModelFailure::InferenceLimit, Outcome::InferenceLimit, "limits.inference"),
+            (ModelFailure::Crashed, Outcome::ModelCrashed, "crashed"),
+        ] {
+            let meter = Meter::default();
+            assert_eq!(outcome(&meter), Outcome::Trap);
+            meter.model_failed(why);
+            let ended = classify(&wasmtime::Error::from(Trap::UnreachableCodeReached), &meter);
+            assert_eq!(ended.outcome, wanted);
+            assert!(ended.detail.contains(words), "{}", ended.detail);
+        }
+    }
+
+    #[test]
+    fn the_first_failure_of_a_model_is_kept_and_the_guests_own_limits_come_before_it() {
+        let failed = || {
+            let meter = Meter::default();
+            meter.model_failed(ModelFailure::Memory);
+            meter.model_failed(ModelFailure::Crashed);
+            meter
+        };
+        assert_eq!(outcome(&failed()), Outcome::ModelMemory);
+        for (stop, wanted) in [(Stop::CpuLimit, Outcome::CpuLimit), (Stop::WallLimit, Outcome::WallLimit)] {
+            let meter = failed();
+            meter.stop(stop);
+            assert_eq!(outcome(&meter), wanted);
+        }
+        let meter = failed();
+        meter.refuse_memory();
+        assert_eq!(outcome(&meter), Outcome::OutOfMemory);
+        meter.lack_host_memory();
+        assert_eq!(outcome(&meter), Outcome::HostMemory);
+    }
+}

@@ -1,0 +1,294 @@
+//! A loaded model: its worker, which may end and be followed by another, and the runs in it.
+
+use super::slots::InferenceSlots;
+use super::worker::{Death, Settings, StartError, Stock, Worker};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use vesta_core::memory::Grant;
+use vesta_nn::{LoadError, PreparedFiles};
+
+/// Deaths of a model's workers, with no run answered in between, after which the model is set aside.
+const DEATHS_MAX: u32 = 5;
+/// The same with runs answered in between: so many at once, and one more in each of these times. A worker
+/// that is replaced costs the platform some milliseconds of CPU time.
+const DEATHS_AT_ONCE: u32 = 20;
+const DEATH_EACH: Duration = Duration::from_secs(1);
+/// How long it is set aside at first, and at most.
+const ASIDE: Duration = Duration::from_secs(1);
+const ASIDE_MAX: Duration = Duration::from_secs(60);
+/// How often a worker is started that somebody kills while it loads the model.
+const STARTS_MAX: u32 = 4;
+/// Of the runs' average the last one is this part.
+const AVERAGED: u64 = 8;
+
+/// What all models of a host share.
+pub(crate) struct Inference {
+    pub stock: Stock,
+    pub slots: Arc<InferenceSlots>,
+    /// How many runs there may be at once.
+    pub slots_max: u32,
+    pub memory: Arc<dyn Grant>,
+}
+
+/// A loaded model. The worker ends with the last reference.
+pub(crate) struct Model {
+    pub inference: Arc<Inference>,
+    pub settings: Settings,
+    dir: PathBuf,
+    resident: u64,
+    worker: Mutex<Option<Arc<Worker>>>,
+    /// Held while a worker is started, so that all who wait for it start one.
+    starting: Arc<tokio::sync::Mutex<()>>,
+    /// Where several threads compute a run, one run at a time: the process's clock is that of the run.
+    alone: Option<Arc<Semaphore>>,
+    health: Mutex<Health>,
+    /// Averages, for the queue; in nanoseconds.
+    run_cpu_ns: AtomicU64,
+    run_wall_least_ns: AtomicU64,
+}
+
+/// What is known of a model's runs before one begins, in nanoseconds.
+#[derive(Clone, Copy)]
+pub(super) struct Estimate {
+    pub cpu_ns: u64,
+    pub least_wall_ns: u64,
+}
+
+#[derive(Default)]
+struct Health {
+    /// Deaths since a run was answered.
+    in_a_row: u32,
+    /// When as much time will have passed as the deaths so far are worth, [`DEATH_EACH`] each.
+    paid_at: Option<Instant>,
+    aside: Option<(Instant, String)>,
+}
+
+impl Health {
+    /// A worker has ended by itself, or at a limit.
+    fn died(&mut self, why: String, now: Instant) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        let paid_at = self.paid_at.map_or(now, |at| at.max(now)) + DEATH_EACH;
+        self.paid_at = Some(paid_at);
+        let in_a_row = self.in_a_row.checked_sub(DEATHS_MAX);
+        let in_a_row = in_a_row.map(|over| now + ASIDE.saturating_mul(1 << over.min(16)).min(ASIDE_MAX));
+        let at_once = paid_at.checked_sub(DEATH_EACH * DEATHS_AT_ONCE).filter(|at| *at > now);
+        if let Some(until) = in_a_row.max(at_once) {
+            self.aside = Some((until, why));
+        }
+    }
+
+    fn answered(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    fn aside(&self, now: Instant) -> Option<(Duration, String)> {
+        let (until, why) = self.aside.as_ref()?;
+        let left = until.checked_duration_since(now)?;
+        Some((left, format!("its worker ended again and again, the last time because {why}")))
+    }
+}
+
+impl Model {
+    /// Loads what was prepared in a directory; gives the CPU time of the worker, in nanoseconds. Blocks;
+    /// within a Tokio runtime.
+    pub fn load(
+        inference: Arc<Inference>,
+        dir: PathBuf,
+        settings: Settings,
+    ) -> Result<(Arc<Model>, u64), StartError> {
+        let lanes = if settings.threads > 1 { 1 } else { inference.slots_max };
+        let files = open(&dir)?;
+        let size = |file: &std::fs::File| file.metadata().map_or(0, |m| m.len());
+        let resident = size(&files.graph) + size(&files.weights);
+        let (worker, cpu_ns) = start(&inference.stock, &files, settings, lanes)?;
+        let model = Model {
+            inference,
+            settings,
+            dir,
+            resident,
+            worker: Mutex::new(Some(worker)),
+            starting: Arc::default(),
+            alone: (settings.threads > 1).then(|| Arc::new(Semaphore::new(1))),
+            health: Mutex::default(),
+            run_cpu_ns: AtomicU64::new(0),
+            run_wall_least_ns: AtomicU64::new(0),
+        };
+        Ok((Arc::new(model), cpu_ns))
+    }
+
+    /// Upper bound of the memory that the loaded model holds between runs, mapped weights included, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.resident
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Arc<Worker>>> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long it is set aside, and why, if it is.
+    pub fn set_aside(&self) -> Option<(Duration, String)> {
+        self.health().aside(Instant::now())
+    }
+
+    /// A worker of the model has ended through one of its runs.
+    pub(super) fn has_died(&self, worker: &Worker, death: &Death) {
+        if !worker.counts_as_dead() {
+            return;
+        }
+        let why = match death {
+            // By the host's own will, or somebody else's.
+            Death::Abandoned | Death::Killed => return,
+            Death::Memory => "a run needed more than limits.model_memory".to_owned(),
+            Death::InferenceLimit => "a run took longer than limits.inference".to_owned(),
+            Death::Crashed(how) => format!("it crashed ({how})"),
+        };
+        self.health().died(why, Instant::now());
+    }
+
+    pub(super) fn has_answered(&self, cpu_ns: u64, wall_ns: u64) {
+        self.health().answered();
+        // Two runs that end at once may leave out one of them: these are estimates.
+        let average = self.run_cpu_ns.load(Relaxed);
+        let next = if average == 0 { cpu_ns } else { average - average / AVERAGED + cpu_ns / AVERAGED };
+        self.run_cpu_ns.store(next, Relaxed);
+        let least = self.run_wall_least_ns.load(Relaxed);
+        if least == 0 || wall_ns < least {
+            self.run_wall_least_ns.store(wall_ns, Relaxed);
+        }
+    }
+
+    /// A run could not have ended in time by what is known. What is known may be of slow runs long ago: it
+    /// counts less from now on.
+    pub(super) fn was_late(&self) {
+        self.run_wall_least_ns.store(self.run_wall_least_ns.load(Relaxed) / 2, Relaxed);
+    }
+
+    /// What a run takes, judged by those before.
+    pub(super) fn estimate(&self) -> Estimate {
+        Estimate {
+            cpu_ns: self.run_cpu_ns.load(Relaxed),
+            least_wall_ns: self.run_wall_least_ns.load(Relaxed),
+        }
+    }
+
+    /// Waits until no other run is in a model whose runs take several threads.
+    pub(super) async fn alone(&self) -> Option<OwnedSemaphorePermit> {
+        match self.alone.clone() {
+            // Never closed.
+            Some(alone) => alone.acquire_owned().await.ok(),
+            None => None,
+        }
+    }
+
+    /// The worker, or another one where it has ended.
+    pub(super) async fn worker(self: &Arc<Self>) -> Result<Arc<Worker>, StartError> {
+        let alive = |model: &Model| model.current().clone().filter(|w| w.is_serving());
+        if let Some(worker) = alive(self) {
+            return Ok(worker);
+        }
+        let turn = self.starting.clone().lock_owned().await;
+        if let Some(worker) = alive(self) {
+            return Ok(worker);
+        }
+        // It may have ended while no run was in it.
+        let ended = self.current().take();
+        if let Some((ended, death)) = ended.and_then(|worker| Some((worker.clone(), worker.fate()?))) {
+            self.has_died(&ended, &death);
+        }
+        let model = self.clone();
+        // Goes on where its caller goes away: the next one finds the worker.
+        let started = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let files = open(&model.dir)?;
+            let lanes = if model.settings.threads > 1 { 1 } else { model.inference.slots_max };
+            let (worker, _) = start(&model.inference.stock, &files, model.settings, lanes)?;
+            *model.current() = Some(worker.clone());
+            Ok::<_, StartError>(worker)
+        });
+        let started = started.await.unwrap_or_else(|_| Err(StartError::Died("its start broke off".into())));
+        if let Err(StartError::Died(how)) = &started {
+            self.health().died(format!("it ended while it loaded the model ({how})"), Instant::now());
+        }
+        started
+    }
+}
+
+/// Starts a worker, and another one where somebody killed it meanwhile.
+fn start(
+    stock: &Stock,
+    files: &PreparedFiles,
+    settings: Settings,
+    lanes: u32,
+) -> Result<(Arc<Worker>, u64), StartError> {
+    let mut tries = STARTS_MAX;
+    loop {
+        tries -= 1;
+        match Worker::start(stock, files, settings, lanes) {
+            Err(StartError::Killed) if tries > 0 => {}
+            started => return started,
+        }
+    }
+}
+
+fn open(dir: &std::path::Path) -> Result<PreparedFiles, StartError> {
+    PreparedFiles::open(dir).map_err(|e: LoadError| StartError::Refused(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_aside(health: &Health, now: Instant) -> bool {
+        health.aside(now).is_some()
+    }
+
+    #[test]
+    fn a_model_is_set_aside_for_longer_with_each_death_in_a_row() {
+        let (mut health, begun) = (Health::default(), Instant::now());
+        for _ in 1..DEATHS_MAX {
+            health.died("why".into(), begun);
+        }
+        assert!(!is_aside(&health, begun));
+        for wanted in [1, 2, 4, 8, 16, 32, 60, 60] {
+            health.died("why".into(), begun);
+            let (left, said) = health.aside(begun).expect("set aside");
+            assert_eq!(left, Duration::from_secs(wanted));
+            assert!(said.contains("why"), "{said}");
+        }
+        assert!(!is_aside(&health, begun + ASIDE_MAX + Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn answers_in_between_save_nobody_who_ends_workers_all_the_time() {
+        let (mut health, begun) = (Health::default(), Instant::now());
+        let (mut deaths, mut now) = (0, begun);
+        while now < begun + Duration::from_secs(100) {
+            if !is_aside(&health, now) {
+                health.died("why".into(), now);
+                health.answered();
+                deaths += 1;
+            }
+            now += Duration::from_millis(10);
+        }
+        // Those at once, and one in each second.
+        assert!((110..=125).contains(&deaths), "{deaths} deaths in 100 s");
+    }
+
+    #[test]
+    fn a_death_now_and_then_sets_nothing_aside() {
+        let (mut health, begun) = (Health::default(), Instant::now());
+        for n in 0..1_000 {
+            let now = begun + DEATH_EACH * n;
+            health.died("why".into(), now);
+            health.answered();
+            assert!(!is_aside(&health, now));
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! The host's side of a worker: a process that serves one model.
+//!
+//! ```text
+//!   stock ──take──▶ spare ──Load──▶ serving ──┬─ dropped by the host (function cold) ─▶ killed, reaped
+//!                    │                        ├─ killed at a limit, or for a run that nobody waits for
+//!                    └─ refused: killed       └─ died: every run in it is told how, and runs again elsewhere
+//! ```
+
+mod lane;
+mod process;
+mod stock;
+
+pub(crate) use lane::{Answered, Lane, LaneError};
+pub(crate) use process::Program;
+pub(crate) use stock::Stock;
+
+use crate::meter::processes;
+use process::{Exit, Process, watched};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::RecvFlags;
+use rustix::process::Pid;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use vesta_nn::PreparedFiles;
+use vesta_nn::worker::STACK_BYTES;
+use vesta_nn::worker::wire::{self, Answer, Control};
+
+/// How long a worker may take to load a model.
+const LOAD_MAX: Duration = Duration::from_secs(30);
+/// Memory that each lane takes for itself, in bytes: the stacks of its threads, and what the allocator keeps
+/// for them.
+const LANE_BYTES: u64 = STACK_BYTES as u64 + (1 << 20);
+/// The same of a worker with no lane.
+const WORKER_BYTES: u64 = 4 << 20;
+/// Descriptors of a worker beside those of its lanes, which have a socket and memory each.
+const DESCRIPTORS: u64 = 32;
+/// How far a process's clock may lag behind its threads', in nanoseconds for each lane: a tick, and some.
+const CLOCK_LAG_NS: u64 = 20_000_000;
+
+/// How a model is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Settings {
+    /// What runs may hold at once beyond the weights, in bytes.
+    pub memory_bytes: u64,
+    /// CPU time of a run, in nanoseconds.
+    pub inference_ns: u64,
+    /// Threads that compute a run.
+    pub threads: u32,
+}
+
+/// Why a worker is not there any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// An allocation was refused: [`Settings::memory_bytes`].
+    Memory,
+    /// The host ended it for a run that passed [`Settings::inference_ns`].
+    InferenceLimit,
+    /// The host ended it for a run that nobody waited for.
+    Abandoned,
+    /// Somebody else killed it: the kernel, where memory ran out, or an operator.
+    Killed,
+    /// It ended by itself.
+    Crashed(String),
+}
+
+/// Why a model is not served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("no worker process could be started: {0}")]
+    NoWorker(io::Error),
+    #[error("the engine refuses the model: {0}")]
+    Refused(String),
+    #[error("the model's worker ended while it loaded the model: {0}")]
+    Died(String),
+    #[error("the model's worker was killed while it loaded the model")]
+    Killed,
+    #[error("loading the model took longer than {} s", LOAD_MAX.as_secs())]
+    TooSlow,
+}
+
+/// A process that serves one model.
+pub(crate) struct Worker {
+    pid: Pid,
+    pidfd: OwnedFd,
+    control: OwnedFd,
+    lanes: Mutex<Vec<Lane>>,
+    /// Why the host has ended it.
+    verdict: OnceLock<Death>,
+    fate: watch::Receiver<Option<Death>>,
+    /// CPU time that was billed of it, in nanoseconds.
+    billed_ns: AtomicU64,
+    /// Its CPU time when it was last asked for, in nanoseconds.
+    seen_ns: AtomicU64,
+    /// All of its CPU time, once it has ended; in nanoseconds, 0 before.
+    whole_ns: AtomicU64,
+    /// Lanes with a run, those of them that nobody waits for, and how many there were when it ended.
+    in_use: AtomicU32,
+    abandoned: AtomicU32,
+    ended_with: AtomicU32,
+    /// Whether its death was seen to.
+    is_counted: AtomicBool,
+    lanes_max: u64,
+    /// What it held privately when its model was loaded, in bytes.
+    base_bytes: u64,
+}
+
+impl Worker {
+    /// Takes a spare and has it load a model; gives the CPU time that it took, in nanoseconds. Blocks; within
+    /// a Tokio runtime.
+    pub fn start(
+        stock: &Stock,
+        files: &PreparedFiles,
+        settings: Settings,
+        lanes_max: u32,
+    ) -> Result<(Arc<Worker>, u64), StartError> {
+        let mut process = stock.take().map_err(StartError::NoWorker)?;
+        let started = Worker::load(&process, files, settings, lanes_max);
+        match started {
+            Ok((lane, cpu_ns)) => {
+                Ok((Worker::watched(process, lane, lanes_max).map_err(StartError::NoWorker)?, cpu_ns))
+            }
+            // Its end says more than the socket's.
+            Err(StartError::NoWorker(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                let exit = process.wait().map_err(StartError::NoWorker)?;
+                let why = match death(&exit) {
+                    Death::Memory => "it needed more than limits.model_memory".to_owned(),
+                    Death::Crashed(how) => how,
+                    _ => return Err(StartError::Killed),
+                };
+                Err(StartError::Died(why))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn load(
+        process: &Process,
+        files: &PreparedFiles,
+        settings: Settings,
+        lanes_max: u32,
+    ) -> Result<(Lane, u64), StartError> {
+        let more = settings.memory_bytes.saturating_add(WORKER_BYTES);
+        let stacks = LANE_BYTES.saturating_mul(u64::from(lanes_max) * u64::from(settings.threads + 1));
+        process.limit_memory(more.saturating_add(stacks)).map_err(StartError::NoWorker)?;
+        process.limit_descriptors(DESCRIPTORS + 2 * u64::from(lanes_max)).map_err(StartError::NoWorker)?;
+        let (lane, theirs) = Lane::pair().map_err(StartError::NoWorker)?;
+        let descriptors = [files.graph.as_fd(), files.weights.as_fd(), files.info.as_fd(), theirs.as_fd()];
+        let control = process.control.as_fd();
+        let message = Control::Load { threads: settings.threads };
+        wire::send(control, &message, &descriptors).map_err(gone).map_err(StartError::NoWorker)?;
+        drop(theirs);
+        let mut answer = [PollFd::new(&process.control, PollFlags::IN)];
+        let most = Timespec { tv_sec: LOAD_MAX.as_secs() as i64, tv_nsec: 0 };
+        if rustix::io::retry_on_intr(|| poll(&mut answer, Some(&most)))
+            .map_err(|e| StartError::NoWorker(e.into()))?
+            == 0
+        {
+            return Err(StartError::TooSlow);
+        }
+        let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
+        let received = wire::receive::<Answer>(control, &mut buffer, RecvFlags::empty());
+        match received.map_err(gone).map_err(StartError::NoWorker)?.0 {
+            Answer::Loaded { cpu_ns } => {
+                // Lanes are added on threads that must not wait for a worker which does not read.
+                rustix::io::ioctl_fionbio(&process.control, true)
+                    .map_err(|e| StartError::NoWorker(e.into()))?;
+                let kernel_ns = processes::cpu_ns(process.pid).saturating_add(CLOCK_LAG_NS);
+                Ok((lane, cpu_ns.min(kernel_ns)))
+            }
+            Answer::Refused { reason } => Err(StartError::Refused(reason)),
+        }
+    }
+
+    fn watched(process: Process, lane: Lane, lanes_max: u32) -> io::Result<Arc<Worker>> {
+        let (tell, fate) = watch::channel(None);
+        let worker = Arc::new(Worker {
+            pid: process.pid,
+            pidfd: process.pidfd.try_clone()?,
+            control: process.control.try_clone()?,
+            lanes: Mutex::new(vec![lane]),
+            verdict: OnceLock::new(),
+            fate,
+            billed_ns: AtomicU64::new(0),
+            seen_ns: AtomicU64::new(0),
+            whole_ns: AtomicU64::new(0),
+            in_use: AtomicU32::new(0),
+            abandoned: AtomicU32::new(0),
+            ended_with: AtomicU32::new(0),
+            is_counted: AtomicBool::new(false),
+            lanes_max: u64::from(lanes_max),
+            base_bytes: processes::private_memory(process.pid).map_or(0, |m| m.resident),
+        });
+        let served = Arc::downgrade(&worker);
+        let end = watched(process.pidfd.try_clone()?)?;
+        Handle::current().spawn(async move {
+            let _ = end.readable().await;
+            let mut process = process;
+            let exit = process.wait();
+            // A worker that nobody refers to was ended by its drop.
+            let Some(worker) = served.upgrade() else { return };
+            let how = match (worker.verdict.get(), exit) {
+                (Some(verdict), _) => verdict.clone(),
+                (None, Ok(exit)) => death(&exit),
+                (None, Err(e)) => Death::Crashed(e.to_string()),
+            };
+            tracing::debug!(pid = %process.pid.as_raw_nonzero(), ?how, "a worker has ended");
+            worker.whole_ns.store(process.whole_cpu_ns, Relaxed);
+            worker.ended_with.store(worker.runs(), Relaxed);
+            tell.send_replace(Some(how));
+        });
+        Ok(worker)
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Vec<Lane>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lane that nobody uses, or one more.
+    pub fn lane(self: &Arc<Self>) -> io::Result<LaneInUse> {
+        let free = self.lanes().pop();
+        let lane = match free {
+            Some(lane) => lane,
+            None => {
+                let (lane, theirs) = Lane::pair()?;
+                let sent = wire::send(self.control.as_fd(), &Control::AddLane, &[theirs.as_fd()]);
+                if let Err(e) = sent {
+                    if e.kind() == io::ErrorKind::WouldBlock {
+                        self.kill(Death::Crashed("it takes no more lanes".into()));
+                    }
+                    return Err(gone(e));
+                }
+                lane
+            }
+        };
+        self.in_use.fetch_add(1, Relaxed);
+        Ok(LaneInUse { worker: self.clone(), lane: Some(lane) })
+    }
+
+    /// Runs in it at the moment.
+    pub fn runs(&self) -> u32 {
+        self.in_use.load(Relaxed)
+    }
+
+    /// Runs that ended with it: they share its last CPU time.
+    pub fn ended_with(&self) -> u32 {
+        self.ended_with.load(Relaxed)
+    }
+
+    /// Nobody waits any more for a run in it.
+    pub fn abandon(&self) {
+        self.abandoned.fetch_add(1, Relaxed);
+    }
+
+    /// A run that nobody waits for has ended.
+    pub fn abandoned_ended(&self) {
+        self.abandoned.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether somebody waits for one of its runs.
+    pub fn is_waited_for(&self) -> bool {
+        self.runs() > self.abandoned.load(Relaxed)
+    }
+
+    /// How it ended, if it did.
+    pub fn fate(&self) -> Option<Death> {
+        self.fate.borrow().clone()
+    }
+
+    /// Whether it takes another run, as far as is known.
+    pub fn is_serving(&self) -> bool {
+        self.verdict.get().is_none() && self.fate.borrow().is_none()
+    }
+
+    /// Whether this is the first time that its death is asked for.
+    pub fn counts_as_dead(&self) -> bool {
+        !self.is_counted.swap(true, Relaxed)
+    }
+
+    /// Waits for its end.
+    pub async fn dead(&self) -> Death {
+        let mut fate = self.fate.clone();
+        match fate.wait_for(Option::is_some).await {
+            Ok(how) => how.clone().unwrap_or(Death::Killed),
+            // The host's runtime ends.
+            Err(_) => Death::Killed,
+        }
+    }
+
+    /// Waits for its end, and sees to it where it does not come by itself: it has closed a lane.
+    pub async fn death_within(&self, most: Duration) -> Death {
+        if let Ok(death) = tokio::time::timeout(most, self.dead()).await {
+            return death;
+        }
+        self.kill(Death::Crashed("it closed its lane".into()));
+        self.dead().await
+    }
+
+    /// Ends it for one of its runs. The first reason counts.
+    pub fn kill(&self, why: Death) {
+        let _ = self.verdict.set(why);
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+    }
+
+    /// CPU time of the process so far, in nanoseconds.
+    pub fn cpu_ns(&self) -> u64 {
+        let now_ns = match self.whole_ns.load(Relaxed) {
+            0 => processes::cpu_ns(self.pid),
+            whole_ns => whole_ns,
+        };
+        self.seen_ns.fetch_max(now_ns, Relaxed);
+        now_ns
+    }
+
+    /// CPU time that was billed of it so far, in nanoseconds.
+    pub fn billed_ns(&self) -> u64 {
+        self.billed_ns.load(Relaxed)
+    }
+
+    /// What its runs hold at the moment, by the kernel, in bytes.
+    pub fn run_memory_bytes(&self) -> u64 {
+        let now = processes::private_memory(self.pid).map_or(0, |m| m.resident);
+        now.saturating_sub(self.base_bytes)
+    }
+
+    pub fn thread_cpu_ns(&self, tid: u32) -> Option<u64> {
+        processes::thread_cpu_ns(self.pid, tid)
+    }
+
+    /// What is billed of the CPU time that the worker says a run took: never more in all than the kernel says
+    /// the process has used.
+    pub fn believed(&self, said_ns: u64) -> u64 {
+        let lag_ns = CLOCK_LAG_NS * self.lanes_max;
+        let most_ns = self.billed_ns().saturating_add(said_ns);
+        // The clock is asked only where what is known of it does not do.
+        let kernel_ns = match self.seen_ns.load(Relaxed).saturating_add(lag_ns) {
+            seen_ns if seen_ns >= most_ns => seen_ns,
+            _ => self.cpu_ns().saturating_add(lag_ns),
+        };
+        let mut believed = 0;
+        let add = |billed: u64| {
+            believed = said_ns.min(kernel_ns.saturating_sub(billed));
+            Some(billed + believed)
+        };
+        let _ = self.billed_ns.fetch_update(Relaxed, Relaxed, add);
+        believed
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The watching task reaps it.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+    }
+}
+
+/// A lane of a worker while a run uses it. Dropping it closes the lane.
+pub(crate) struct LaneInUse {
+    worker: Arc<Worker>,
+    lane: Option<Lane>,
+}
+
+impl LaneInUse {
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+    /// There is one until it is given back.
+    pub fn lane(&mut self) -> Result<&mut Lane, LaneError> {
+        self.lane.as_mut().ok_or(LaneError::Gone)
+    }
+    /// Its run was answered: another may use it.
+    pub fn give_back(mut self) {
+        if let Some(mut lane) = self.lane.take() {
+            lane.end();
+            self.worker.lanes().push(lane);
+        }
+    }
+}
+
+impl Drop for LaneInUse {
+    fn drop(&mut self) {
+        self.worker.in_use.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A socket whose other side is gone says so in several ways.
+fn gone(e: io::Error) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => io::ErrorKind::UnexpectedEof.into(),
+        _ => e,
+    }
+}
+
+fn death(exit: &Exit) -> Death {
+    const SIGKILL: i32 = 9;
+    if exit.complaint.contains("memory allocation of") {
+        return Death::Memory;
+    }
+    match (exit.signal, exit.code) {
+        (Some(SIGKILL), _) => Death::Killed,
+        (Some(signal), _) => Death::Crashed(format!("signal {signal}")),
+        (None, code) => Death::Crashed(format!("exit code {}", code.unwrap_or(-1))),
+    }
+}

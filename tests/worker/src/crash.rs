@@ -1,0 +1,70 @@
+//! An engine that ends its process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use vesta_nn::{
+    Backend, Graph, LoadError, Output, PreparedFiles, ReadAhead, Rten, RunError, RunOutput, Signature,
+    Tensor, TensorView,
+};
+
+#[derive(Clone, Copy)]
+pub enum When {
+    Load,
+    /// The number of the run.
+    Run(u32),
+}
+
+struct Crashing(When);
+
+struct CrashingGraph {
+    inner: Arc<dyn Graph>,
+    at: u32,
+    runs: AtomicU32,
+}
+
+pub fn engine(when: When) -> &'static dyn Backend {
+    Box::leak(Box::new(Crashing(when)))
+}
+
+/// As a stray pointer would.
+fn crash() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::SEGV);
+    std::process::abort()
+}
+
+impl Backend for Crashing {
+    fn name(&self) -> &'static str {
+        Rten.name()
+    }
+    fn load(&self, files: PreparedFiles) -> Result<Arc<dyn Graph>, LoadError> {
+        let inner = Rten.load(files)?;
+        match self.0 {
+            When::Load => crash(),
+            When::Run(at) => Ok(Arc::new(CrashingGraph { inner, at, runs: AtomicU32::new(0) })),
+        }
+    }
+    fn on_threads(&self, threads: usize, work: &mut (dyn FnMut() + Send)) {
+        Rten.on_threads(threads, work);
+    }
+}
+
+impl Graph for CrashingGraph {
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+    fn compute(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Output<'_>>, RunError> {
+        if self.runs.fetch_add(1, Ordering::Relaxed) + 1 >= self.at {
+            crash();
+        }
+        self.inner.compute(inputs)
+    }
+    fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<RunOutput, RunError> {
+        self.inner.run(inputs)
+    }
+    fn read_ahead(&self, part: ReadAhead) {
+        self.inner.read_ahead(part);
+    }
+    fn resident_bytes(&self) -> u64 {
+        self.inner.resident_bytes()
+    }
+}

@@ -1,0 +1,33 @@
+//! A worker in the place of the host's own, which misbehaves as its file is called: the tests link it under
+//! several names.
+//!
+//! It is built with the profile `unchecked`, in which arithmetic wraps: the engine's first defence is off.
+
+// As the workers' own tests use them.
+#[path = "../../../host/engine/nn/src/tests/confine/attempts.rs"]
+mod attempts;
+mod crash;
+mod nonsense;
+mod taken_over;
+
+use std::process::ExitCode;
+use vesta_nn::worker;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, command, host] = arguments.as_slice() else { return ExitCode::FAILURE };
+    assert_eq!(command, "inference-worker");
+    let host = host.parse().expect("the host's process id");
+    let program = std::env::current_exe().expect("its own path");
+    let name = program.file_name().and_then(|name| name.to_str()).expect("a plain name");
+    ExitCode::from(match name {
+        "unchecked" => worker::main(host),
+        "crashes-at-load" => worker::main_with(host, crash::engine(crash::When::Load)),
+        "crashes-at-first-run" => worker::main_with(host, crash::engine(crash::When::Run(1))),
+        "crashes-at-hundredth-run" => worker::main_with(host, crash::engine(crash::When::Run(100))),
+        "taken-over" => worker::main_with(host, taken_over::engine(&program, host)),
+        "nonsense" => nonsense::main(),
+        "dies-as-a-spare" => 1,
+        other => panic!("no worker misbehaves as {other:?}"),
+    })
+}
