@@ -1,6 +1,7 @@
 //! Models that mean harm: invoked again and again beside another tenant's function, which must not notice.
 
-use crate::onnx::{F32, I64, model, node, port};
+use crate::onnx::{self, F32, I64, model, node, port};
+use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -164,6 +165,18 @@ pub fn endless() -> Hostile {
         inputs: "n:i64:2:4000,4000".into(),
         harmless: "n:i64:2:2,2",
         ends: &["inference-limit", "set aside"],
+    }
+}
+
+/// A model at which the worker `unchecked` of `tests/worker` crashes.
+pub fn crash() -> Hostile {
+    Hostile {
+        name: "crash",
+        kind: "crashes",
+        model: onnx::sound().encode_to_vec(),
+        inputs: "x:f32:1x4:666".into(),
+        harmless: "x:f32:1x4:1",
+        ends: &["model-crashed"],
     }
 }
 

@@ -1,7 +1,7 @@
 //! The processes in which models run: killed, stopped, lying, taken over, or not there at all. The host and
 //! whoever waits for it go on.
 
-use crate::hostile_models::{endless, nobody_else_notices};
+use crate::hostile_models::{crash, endless, nobody_else_notices};
 use crate::onnx;
 use prost::Message;
 use std::collections::HashSet;
@@ -240,6 +240,8 @@ fn with_the_engines_own_checks_off_workers_die_and_nothing_else() {
             hostile.ends = &["error", "y "];
         }
     }
+    // This worker crashes when it is asked to.
+    models.push(crash());
     nobody_else_notices(&host, &models);
 }
 

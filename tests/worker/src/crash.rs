@@ -12,13 +12,18 @@ pub enum When {
     Load,
     /// The number of the run.
     Run(u32),
+    /// A run whose first input begins with [`ASKED`].
+    Asked,
 }
+
+/// A float that asks for a crash.
+const ASKED: f32 = 666.0;
 
 struct Crashing(When);
 
 struct CrashingGraph {
     inner: Arc<dyn Graph>,
-    at: u32,
+    when: When,
     runs: AtomicU32,
 }
 
@@ -40,7 +45,7 @@ impl Backend for Crashing {
         let inner = Rten.load(files)?;
         match self.0 {
             When::Load => crash(),
-            When::Run(at) => Ok(Arc::new(CrashingGraph { inner, at, runs: AtomicU32::new(0) })),
+            when => Ok(Arc::new(CrashingGraph { inner, when, runs: AtomicU32::new(0) })),
         }
     }
     fn on_threads(&self, threads: usize, work: &mut (dyn FnMut() + Send)) {
@@ -53,8 +58,12 @@ impl Graph for CrashingGraph {
         self.inner.signature()
     }
     fn compute(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Output<'_>>, RunError> {
-        if self.runs.fetch_add(1, Ordering::Relaxed) + 1 >= self.at {
-            crash();
+        let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_asked = || inputs.iter().any(|(_, tensor)| tensor.data.starts_with(&ASKED.to_le_bytes()));
+        match self.when {
+            When::Run(at) if run >= at => crash(),
+            When::Asked if is_asked() => crash(),
+            _ => {}
         }
         self.inner.compute(inputs)
     }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let program = std::env::current_exe().expect("its own path");
     let name = program.file_name().and_then(|name| name.to_str()).expect("a plain name");
     ExitCode::from(match name {
-        "unchecked" => worker::main(host),
+        "unchecked" => worker::main_with(host, crash::engine(crash::When::Asked)),
         "crashes-at-load" => worker::main_with(host, crash::engine(crash::When::Load)),
         "crashes-at-first-run" => worker::main_with(host, crash::engine(crash::When::Run(1))),
         "crashes-at-hundredth-run" => worker::main_with(host, crash::engine(crash::When::Run(100))),

@@ -143,6 +143,22 @@ impl RtenGraph {
             .map_err(|e| RunError::Engine(e.to_string()))?;
         self.signature.outputs.iter().zip(outputs).map(|(port, value)| to_output(port, value)).collect()
     }
+
+    /// Computes on the threads of a pool: on the calling one, where it is the pool's only one.
+    fn compute_on(
+        &self,
+        inputs: &[(&str, TensorView<'_>)],
+        pool: &Arc<ThreadPool>,
+    ) -> Result<Vec<Output<'_>>, RunError> {
+        let inputs = self.sort_inputs(inputs)?;
+        for (port, tensor) in self.signature.inputs.iter().zip(&inputs) {
+            if tensor.ty == TensorType::I64 {
+                let numbers = tensor.data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+                self.weights.fetch_rows(&port.name, numbers);
+            }
+        }
+        guarded(|| self.compute_in(&inputs, pool)).unwrap_or_else(|panic| Err(RunError::Engine(panic)))
+    }
 }
 
 fn names(ports: &[Port]) -> String {
@@ -166,23 +182,16 @@ impl Graph for RtenGraph {
     }
 
     fn compute(&self, inputs: &[(&str, TensorView<'_>)]) -> Result<Vec<Output<'_>>, RunError> {
-        let inputs = self.sort_inputs(inputs)?;
-        for (port, tensor) in self.signature.inputs.iter().zip(&inputs) {
-            if tensor.ty == TensorType::I64 {
-                let numbers = tensor.data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
-                self.weights.fetch_rows(&port.name, numbers);
-            }
-        }
-        let pool = pool();
-        guarded(|| self.compute_in(&inputs, &pool)).unwrap_or_else(|panic| Err(RunError::Engine(panic)))
+        self.compute_on(inputs, &pool())
     }
 
     fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<RunOutput, RunError> {
-        pool().run(|| {
+        let pool = pool();
+        pool.run(|| {
             let start = thread_cpu_ns();
             let views: Vec<_> = inputs.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
             let mut outputs = Vec::new();
-            for output in self.compute(&views)? {
+            for output in self.compute_on(&views, &pool)? {
                 let mut data = vec![0; output.bytes as usize];
                 let (name, ty, shape) = (output.name.to_owned(), output.ty, output.shape.clone());
                 output.write(&mut data);

@@ -16,6 +16,22 @@ fn run_one(graph: &dyn Graph, input: Tensor) -> Tensor {
 }
 
 #[test]
+fn the_cpu_time_of_a_run_is_that_of_the_thread_that_computes() {
+    let square = || port("x", 1, &[600, 600]);
+    let product = GraphProto {
+        node: vec![node("MatMul", &["x", "x"], "y")],
+        input: vec![square()],
+        output: vec![port("y", 1, &[600, 600])],
+        ..GraphProto::default()
+    };
+    let prepared = prepare_model(&model(17, product));
+    let graph = loaded(&prepared);
+    let run = graph.run(vec![("x".into(), f32s(&[600, 600], &[1.0; 360_000]))]).expect("a run");
+    // 432 million multiplications and additions: a core that does 200 in a nanosecond would take as long.
+    assert!(run.cpu_ns > 2_000_000, "{} ns", run.cpu_ns);
+}
+
+#[test]
 fn a_linear_layer_gives_its_sums_and_says_what_it_cost() {
     let prepared = prepare_model(&linear());
     let graph = loaded(&prepared);
