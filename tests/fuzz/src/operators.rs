@@ -160,10 +160,19 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     GROUPS.iter().flat_map(|(_, names)| names.iter().copied())
 }
 
-/// Adds a node of some operator, and of what it needs.
-pub fn add(case: &mut Case) {
-    let all = names().count();
-    let wanted = case.rng.random_range(0..all);
+/// Adds a node of some operator.
+pub fn add_any(case: &mut Case) {
+    let any = case.rng.random_range(0..count());
+    add(case, any);
+}
+
+/// How many operators can be made.
+pub fn count() -> usize {
+    names().count()
+}
+
+/// Adds a node of the operator with this number, below [`count`], and of what it needs.
+pub fn add(case: &mut Case, wanted: usize) {
     let mut before = 0;
     for (make, names) in GROUPS {
         if let Some(name) = names.get(wanted - before) {

@@ -89,6 +89,14 @@ impl Data {
         }
     }
 
+    /// As a manifest lists them.
+    pub fn numbers(&self) -> Vec<f64> {
+        match self {
+            Data::Floats(v) => v.iter().map(|f| f64::from(*f)).collect(),
+            Data::Ints(v) => v.iter().map(|i| *i as f64).collect(),
+        }
+    }
+
     /// Puts odd elements in, a share of about `share`.
     pub fn hurt(&mut self, rng: &mut SmallRng, share: f64) {
         match self {

@@ -45,13 +45,14 @@ fn trial(
     })?;
     let load_ms = milliseconds(start);
     let guessed = is_guessed(signature, &given);
+    let sampled = given.iter().any(Option::is_some);
     let prepared =
         read_graph(dir).map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
     let guesses = Guesses::of(prepared.graph.as_ref().unwrap_or(&Default::default()), signature);
     let mut first = None;
     for inputs in guesses.each(&given, limits.trial_bytes_max) {
         match one(graph.as_ref(), inputs) {
-            Ok(trial) => return Ok(DryRun { load_ms, guessed, sampled: !given.is_empty(), ..trial }),
+            Ok(trial) => return Ok(DryRun { load_ms, guessed, sampled, ..trial }),
             Err((inputs, reason)) if !guessed => return Err(PrepareError::DryRun { inputs, reason }),
             Err(failure) => first = first.or(Some(failure)),
         }

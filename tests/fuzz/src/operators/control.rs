@@ -10,7 +10,7 @@ const DEPTH_MAX: usize = 2;
 /// A few nodes, the last of which gives the value.
 fn body(c: &mut Case, x: &Value) -> Value {
     if c.depth() < DEPTH_MAX && c.chance(0.3) {
-        super::add(c);
+        super::add_any(c);
     }
     let shape = c.broadcast(&x.shape);
     let other = c.of(x.ty, &shape);

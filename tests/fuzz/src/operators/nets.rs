@@ -300,11 +300,14 @@ pub fn attend_heads(c: &mut Case, op: &str) {
 
 pub fn attend_groups(c: &mut Case, op: &str) {
     let [batch, heads, few, steps, _, width] = sizes(c);
+    let (rotary, past) = (c.below(2), c.within(0..=4));
+    // Of a rotated head each element has a partner; what continues several sequences gives each one step.
+    let width = if rotary == 1 { width / 2 * 2 } else { width };
+    let steps = if past > 0 && batch > 1 { 1 } else { steps };
     let packed = c.chance(0.3);
     let q = if packed { (heads + 2 * few) * width } else { heads * width };
     let q = c.of(Ty::F32, &[batch, steps, q]);
     let [k, v] = [(); 2].map(|()| (!packed).then(|| c.of(Ty::F32, &[batch, steps, few * width])));
-    let past = c.within(0..=4);
     let total = past + steps;
     let [pk, pv] = [(); 2].map(|()| c.of(Ty::F32, &[batch, few, past, width]));
     let (pk, pv) = if past == 0 && c.chance(0.5) { (None, None) } else { (Some(pk), Some(pv)) };
@@ -312,7 +315,6 @@ pub fn attend_groups(c: &mut Case, op: &str) {
     let lengths = c.given(Ty::I32, &[batch], Data::Ints(lengths));
     let whole = c.n(total);
     let whole = c.given(Ty::I32, &[], Data::Ints(vec![whole]));
-    let rotary = c.below(2);
     let [cos, sin] = [(); 2].map(|()| (rotary == 1).then(|| c.of(Ty::F32, &[total + 3, width / 2])));
     let places = c.chance(0.2).then(|| c.indices(&[batch, steps], total));
     let attributes = vec![

@@ -235,6 +235,7 @@ fn a_model_that_did_not_run_is_refused_unless_samples_have_it_run() {
         |shape: &[u32]| Sample { input: "x".into(), shape: shape.to_vec(), values: None, fill: Some(1.0) };
     let prepared = prepare_sampled(&model, &[sample(&[3, 4])], &limits);
     let trial = prepared.result.expect("prepared").dry_run.expect("tried");
+    assert!(trial.sampled);
     assert_eq!(trial.inputs, "x [3, 4], unused [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]");
     // The same directory, tried with other samples.
     let tried = |shape: &[u32]| try_prepared(prepared.dir.path(), &[sample(shape)], &limits);
@@ -254,7 +255,8 @@ fn inputs_that_are_not_read_and_dimensions_of_the_batch_are_small() {
     let mut graph = open(port("unused", 1, &[0; 16])).graph.expect("a graph");
     graph.input[0] = port("x", 1, &[0, 4]);
     let info = prepare_model(&model(17, graph)).result.expect("prepared");
-    assert!(info.dry_run.expect("tried").inputs.starts_with("x [1, 4], unused [1, 1,"));
+    let trial = info.dry_run.expect("tried");
+    assert!(trial.inputs.starts_with("x [1, 4], unused [1, 1,") && !trial.sampled, "{trial:?}");
     // The state's second dimension is the batch by its name.
     let named = |name: &str, dims: &[(&str, i64)]| {
         let dim = |(param, size): &(&str, i64)| Dimension {
