@@ -5,7 +5,7 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use vesta_core::price::{PriceError, PricePlan, Prices};
-use vesta_engine::ChildLimits;
+use vesta_engine::{ChildLimits, ModelLimits};
 
 /// The configuration file. Every key has a default; unknown keys are refused.
 #[derive(Debug, Clone, Deserialize)]
@@ -38,6 +38,9 @@ pub struct HostConfig {
     /// The program that runs models: it is called with `inference-worker` and the host's process id. Default:
     /// this one.
     pub inference_program: Option<PathBuf>,
+    /// Operators on the longest path of a model's graph, which the engine follows on its stack: a run of a much
+    /// deeper one than by default ends its worker.
+    pub model_depth_max: u64,
     /// Seconds that a cold start may take before the requests that wait for it are refused.
     pub start_seconds_max: u64,
     /// Seconds that running invocations are given on SIGTERM.
@@ -133,6 +136,7 @@ impl Default for HostConfig {
             inference_slots: None,
             inference_waiting_max: 1_024,
             inference_program: None,
+            model_depth_max: ModelLimits::default().depth_max,
             start_seconds_max: 30,
             drain_seconds: 30,
             durable: false,
@@ -219,6 +223,7 @@ impl HostConfig {
         bound("connections_max", self.connections_max as u64, 1, 1_000_000)?;
         bound("inference_slots", self.inference_slots.unwrap_or(1) as u64, 1, 1_024)?;
         bound("inference_waiting_max", self.inference_waiting_max as u64, 1, 1_000_000)?;
+        bound("model_depth_max", self.model_depth_max, 1, 100_000)?;
         bound("start_seconds_max", self.start_seconds_max, 1, 3_600)?;
         bound("drain_seconds", self.drain_seconds, 0, 3_600)?;
         bound("usage_retention_days", self.usage_retention_days.into(), 1, 36_500)?;
@@ -294,6 +299,7 @@ mod tests {
             ("memory = -1", "memory"),
             ("[prices]\nrequest = \"dear\"", "prices.request"),
             ("[prepare]\ncpu_seconds = 0", "prepare.cpu_seconds"),
+            ("model_depth_max = 0", "model_depth_max"),
             ("[prepare]\nsurprise = 0", "surprise"),
             ("package_bytes_max = 0", "package_bytes_max"),
             ("public_url = \"example.org\"", "public_url"),

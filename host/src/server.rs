@@ -215,7 +215,7 @@ fn runtime_config(config: &HostConfig, data: &DataDir) -> Result<RuntimeConfig> 
         child_program: THIS_PROGRAM.into(),
         inference_program: config.inference_program.clone().unwrap_or_else(|| THIS_PROGRAM.into()),
         child_limits: config.prepare,
-        model_limits: ModelLimits::default(),
+        model_limits: ModelLimits { depth_max: config.model_depth_max, ..ModelLimits::default() },
         outbound_allow_networks: config.outbound_allow_networks.clone(),
     })
 }

@@ -91,7 +91,7 @@ fn hop(effort: Effort, prepared: &str) -> Line {
         host.process().cpu().since(&before).as_secs_f64() * 1e6 / f64::from(runs)
     };
     let mut whole = || served(format!("/{RUN}&times={runs}"));
-    // All that the guest and its calls take, without the run.
+    // All that the guest and its calls to the host take, without the run.
     let mut dry = || served(format!("/{RUN}&times={runs}&dry"));
     let mut looped =
         || reference::ask("reference-runs", &[&runs.to_string(), prepared]) / 1e3 / f64::from(runs);

@@ -180,6 +180,26 @@ pub fn crash() -> Hostile {
     }
 }
 
+/// Operators in a chain, in a branch that the trial run does not take. Refused at deploy, unless the host allows
+/// graphs as deep as that.
+pub fn deep() -> Hostile {
+    const LENGTH: usize = 50_000;
+    let name = |n: usize| if n == 0 { "x".to_string() } else { format!("d{n}") };
+    let chain = (0..LENGTH).map(|n| node("Neg", &[&name(n)], &name(n + 1))).collect();
+    let nodes = vec![
+        node("Greater", &["x", "z"], "is-greater"),
+        onnx::branch("is-greater", chain, vec![node("Identity", &["x"], "same")], "y"),
+    ];
+    Hostile {
+        name: "deep",
+        kind: "crashes",
+        model: model(nodes, vec![port("x", F32, &[1]), port("z", F32, &[1])], vec![port("y", F32, &[0])]),
+        inputs: "x:f32:1:1;z:f32:1:0".into(),
+        harmless: "x:f32:1:0;z:f32:1:1",
+        ends: &["model-crashed"],
+    }
+}
+
 impl Hostile {
     pub fn package(&self) -> Package {
         Package::rogue(self.name).model("m", &self.model).limit("inference_ms", INFERENCE_MS)

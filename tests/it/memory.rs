@@ -65,7 +65,7 @@ fn a_model_larger_than_the_budget_is_refused_at_deploy_and_at_once_where_it_was_
     let problem = with_model("larger", 150, 2).refused(&host.control());
     let detail = problem["detail"].as_str().expect("a detail");
     assert!(problem["type"].as_str().expect("a type").ends_with("memory-budget"), "{problem}");
-    for word in ["memory in its configuration", &(140 * MIB).to_string(), "models 157"] {
+    for word in ["memory in its configuration", &(140 * MIB).to_string(), "models 158"] {
         assert!(detail.contains(word), "no {word:?}: {detail}");
     }
     // The other one is there, but cannot be started here: nobody waits for that.

@@ -44,6 +44,20 @@ pub struct Node {
     pub name: String,
     #[prost(string, tag = "4")]
     pub op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    pub attribute: Vec<Attribute>,
+}
+
+/// An attribute that is a graph.
+#[derive(Clone, PartialEq, Message)]
+pub struct Attribute {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, optional, tag = "6")]
+    pub g: Option<Graph>,
+    /// 5 is a graph.
+    #[prost(int32, tag = "20")]
+    pub r#type: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -137,7 +151,8 @@ pub fn open(name: &str, rank: usize) -> Value {
 
 pub fn node(op_type: &str, input: &[&str], output: &str) -> Node {
     let input = input.iter().map(ToString::to_string).collect();
-    Node { input, output: vec![output.into()], name: format!("the-{op_type}"), op_type: op_type.into() }
+    let (name, op_type, output) = (format!("the-{op_type}"), op_type.into(), vec![output.into()]);
+    Node { input, output, name, op_type, attribute: Vec::new() }
 }
 
 /// `y = x · w`, with `x` of 1 by 4 and `w` of 4 by 2.
@@ -197,4 +212,16 @@ pub fn changed(change: impl FnOnce(&mut Graph)) -> Vec<u8> {
     let mut model = sound();
     change(model.graph.as_mut().expect("a graph"));
     model.encode_to_vec()
+}
+
+/// Of two graphs without inputs the one that is computed if `condition` holds, or the other.
+pub fn branch(condition: &str, then: Vec<Node>, otherwise: Vec<Node>, output: &str) -> Node {
+    let attribute = |name: &str, node: Vec<Node>| {
+        let outputs = node.last().map_or(Vec::new(), |last| last.output.clone());
+        let output = outputs.iter().map(|name| value(name, &[0])).collect();
+        let g = Graph { node, name: name.into(), initializer: Vec::new(), input: Vec::new(), output };
+        Attribute { name: name.into(), g: Some(g), r#type: 5 }
+    };
+    let attributes = vec![attribute("then_branch", then), attribute("else_branch", otherwise)];
+    Node { attribute: attributes, ..node("If", &[condition], output) }
 }

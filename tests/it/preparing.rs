@@ -1,6 +1,7 @@
 //! The processes that read what tenants upload have given up what they do not need, and end with their host.
 
 use crate::snapshots::prepared;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use vesta_nn::confine::probe;
@@ -11,7 +12,6 @@ use vesta_tests::{Host, PATIENCE, Package, wait_for};
 const END_MAX: Duration = Duration::from_secs(2);
 
 const PREPARING: &str = "prepare-worker";
-const WORKER: &str = "inference-worker";
 
 /// A filter of system calls is in force, and no new privileges can be had.
 fn is_confined(process: &Process) -> bool {
@@ -38,7 +38,7 @@ fn serve_model(host: &Host) -> Vec<Process> {
     let body = crate::examples::digit_request(0);
     host.data().send("POST", "/fn/default/digits/", &[], body.as_bytes()).expect(200);
     wait_for("confined workers", PATIENCE, || {
-        let workers = host.process().children(WORKER);
+        let workers = host.process().workers();
         (workers.len() >= 3 && workers.iter().all(is_confined)).then_some(workers)
     })
 }
@@ -74,8 +74,22 @@ fn the_child_that_prepares_an_upload_is_confined_and_has_nothing_of_the_host() {
 
 #[test]
 fn every_inference_worker_is_confined() {
-    let workers = serve_model(&Host::start());
+    let host = Host::start();
+    let workers = serve_model(&host);
     println!("{} workers, all confined", workers.len());
+    // Only root may look at the rest of a process that cannot be traced.
+    if rustix::process::getuid().is_root() {
+        let busy: Vec<u32> = host.process().busy_workers().iter().map(Process::id).collect();
+        for worker in workers {
+            let open = std::fs::read_dir(format!("/proc/{}/fd", worker.id())).expect("its descriptors");
+            let open: BTreeSet<PathBuf> =
+                open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
+            let count = |kind: &str| open.iter().filter(|to| to.to_string_lossy().starts_with(kind)).count();
+            // Its own with the host, and that of its lane: not those of the process that it is forked from.
+            let sockets = 1 + usize::from(busy.contains(&worker.id()));
+            assert_eq!((count("socket:"), count("pipe:")), (sockets, 0), "{open:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The processes in which models run: killed, stopped, lying, taken over, or not there at all. The host and
 //! whoever waits for it go on.
 
-use crate::hostile_models::{crash, endless, nobody_else_notices};
+use crate::hostile_models::{crash, deep, endless, nobody_else_notices};
 use crate::onnx;
 use prost::Message;
 use std::collections::HashSet;
@@ -59,7 +59,9 @@ fn workers_killed_under_load_cost_nobody_an_answer_or_a_second_bill() {
         })
         .collect();
     let mut killed = HashSet::new();
-    while killed.len() < KILLS {
+    let begun = Instant::now();
+    // The kernel tells the CPU time of processes that have ended in steps of 10 ms.
+    while killed.len() < KILLS || begun.elapsed() < Duration::from_secs(10) {
         for worker in host.process().busy_workers() {
             if killed.insert(worker.id()) {
                 std::thread::sleep(Duration::from_millis(10));
@@ -79,8 +81,9 @@ fn workers_killed_under_load_cost_nobody_an_answer_or_a_second_bill() {
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len(), "an id was given twice");
     assert_eq!(number(&usage_after) - number(&usage_before), ids.len() as u64, "one record each");
     println!(
-        "{} answers over {KILLS} kills; kernel {:.2} s = billed {:.2} + platform {:.2} + unattributed {:.2} %",
+        "{} answers over {} kills; kernel {:.2} s = billed {:.2} + platform {:.2} + unattributed {:.2} %",
         ids.len(),
+        killed.len(),
         spent.kernel,
         spent.billed,
         spent.platform,
@@ -170,6 +173,7 @@ fn a_model_that_crashes_is_told_set_aside_and_seen_by_nobody_else() {
     let host = Host::builder().worker("crashes-at-first-run").start();
     sound("crashes").deploy(&host.control());
     Package::rogue("sound").deploy(&host.control());
+    let forks = host.process().fork_server().expect("a fork server");
     let said = host.invoke("crashes", RUN).expect(200).text();
     assert!(said.contains("model-crashed") && said.contains("signal"), "{said}");
     wait_for("the model to be set aside", PATIENCE, || {
@@ -177,6 +181,10 @@ fn a_model_that_crashes_is_told_set_aside_and_seen_by_nobody_else() {
         assert!(said.contains("model-crashed"), "{said}");
         host.invoke("sound", "/ok").expect(200);
         said.contains("set aside").then_some(())
+    });
+    // What a crash tells of the memory's layout is true of no worker to come.
+    wait_for("another fork server", PATIENCE, || {
+        host.process().fork_server().is_some_and(|now| now.id() != forks.id()).then_some(())
     });
     let logs = host.control().get("/api/v1/functions/crashes/logs").expect(200).text();
     assert!(logs.contains("model-crashed"), "{logs}");
@@ -188,6 +196,60 @@ fn a_model_that_crashes_is_told_set_aside_and_seen_by_nobody_else() {
     // It is tried again after a while.
     wait_for("the model to be tried again", PATIENCE, || {
         (!host.invoke("crashes", RUN).expect(200).text().contains("set aside")).then_some(())
+    });
+}
+
+#[test]
+fn a_fork_server_that_is_killed_or_stopped_is_replaced() {
+    let host = Host::start();
+    for (round, end) in ["-KILL", "-STOP"].into_iter().enumerate() {
+        let forks = host.process().fork_server().expect("a fork server");
+        signal(forks, end);
+        // More than the spares that there are. With a limit of its own each has a worker of its own.
+        for n in 0..4 {
+            let (name, limit) = (format!("after-{round}-{n}"), 1_000 + 10 * round as u64 + n);
+            sound(&name).limit("inference_ms", limit).deploy(&host.control());
+            let begun = Instant::now();
+            host.invoke(&name, RUN).expect(200);
+            assert!(begun.elapsed() < Duration::from_secs(4), "{end}: {:?}", begun.elapsed());
+        }
+        wait_for("its end", PATIENCE, || (!exists(forks)).then_some(()));
+        assert_ne!(host.process().fork_server().map(|p| p.id()), Some(forks.id()));
+        assert_eq!(host.process().busy_workers().len(), 4 * (round + 1), "{end}: all serve on");
+    }
+}
+
+#[test]
+fn short_runs_one_after_another_leave_the_threads_to_others() {
+    const GUESTS: usize = 4;
+    let host = Host::start();
+    sound("short").limit("cpu_ms", 60_000).limit("wall_ms", 60_000).deploy(&host.control());
+    Package::rogue("other").deploy(&host.control());
+    host.invoke("short", RUN).expect(200);
+    host.invoke("other", "/ok").expect(200);
+    let took = |requests: usize| {
+        let mut took: Vec<f64> = Vec::new();
+        for _ in 0..requests {
+            let begun = Instant::now();
+            host.invoke("other", "/ok").expect(200);
+            took.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+        took.sort_by(f64::total_cmp);
+        [took[requests / 2], took[requests * 99 / 100]]
+    };
+    let alone = took(200);
+    let short = "/infer?model=m&input=x&shape=1x4&bytes=16&times=40000";
+    std::thread::scope(|scope| {
+        let guests: Vec<_> = (0..GUESTS).map(|_| scope.spawn(|| host.invoke("short", short))).collect();
+        std::thread::sleep(Duration::from_millis(200));
+        let beside = took(200);
+        assert!(!guests.iter().all(|guest| guest.is_finished()), "they run meanwhile");
+        println!("another function's p50 and p99: alone {alone:.2?} ms, beside short runs {beside:.2?} ms");
+        // Each guest may have a thread for half a millisecond of waiting, and as much of computing.
+        assert!(beside[0] < 4.0 * GUESTS as f64, "{beside:?}");
+        for guest in guests {
+            guest.join().expect("no panic").expect(200);
+        }
     });
 }
 
@@ -214,7 +276,9 @@ fn a_crash_at_load_is_told_and_does_not_hurt_others() {
 
 #[test]
 fn without_workers_a_model_is_refused_with_the_reason_and_the_rest_is_served() {
-    for (worker, why) in [("dies-as-a-spare", "ended"), ("nowhere", "No such file")] {
+    for (worker, why) in
+        [("dies-as-a-spare", "ended"), ("dies-before-it-forks", "ended"), ("nowhere", "No such file")]
+    {
         let host = match worker {
             "nowhere" => Host::builder().config("inference_program = \"/nowhere/vesta\"\n").start(),
             rogue => Host::builder().worker(rogue).start(),
@@ -232,7 +296,7 @@ fn without_workers_a_model_is_refused_with_the_reason_and_the_rest_is_served() {
 
 #[test]
 fn with_the_engines_own_checks_off_workers_die_and_nothing_else() {
-    let host = Host::builder().worker("unchecked").start();
+    let host = Host::builder().worker("unchecked").config("model_depth_max = 100000\n").start();
     let mut models = crate::hostile_models::hostile();
     for hostile in &mut models {
         // What wraps may give an answer, a crash or an error here; it gives them to its own tenant.
@@ -241,7 +305,7 @@ fn with_the_engines_own_checks_off_workers_die_and_nothing_else() {
         }
     }
     // This worker crashes when it is asked to.
-    models.push(crash());
+    models.extend([crash(), deep()]);
     nobody_else_notices(&host, &models);
 }
 
@@ -291,10 +355,8 @@ fn a_hundred_models_are_served_with_memory_for_ten() {
         assert_eq!(reply.status, 200, "model-{n}: {}", reply.text());
         served += 1;
         most = most.max(host.process().busy_workers().len());
-        // What workers hold privately is known with the next look at the kernel, once a second; then others go.
-        wait_for("memory within the budget", Duration::from_secs(2), || {
-            (host.metric("vesta_memory_bytes") <= (320 * MIB) as f64).then_some(())
-        });
+        let taken = host.metric("vesta_memory_bytes");
+        assert!(taken <= (320 * MIB) as f64, "{taken}");
     }
     println!("{served} requests; at most {most} models at once");
     assert!((2..=20).contains(&most), "{most}");

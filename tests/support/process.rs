@@ -29,6 +29,22 @@ impl Process {
 
     /// The processes in which a host runs models, spares included.
     pub fn workers(&self) -> Vec<Process> {
+        let mut all = self.with_fork_server();
+        all.retain(|p| p.is_called("vesta-inference"));
+        all
+    }
+
+    /// The process that workers are forked from.
+    pub fn fork_server(&self) -> Option<Process> {
+        self.with_fork_server().into_iter().find(|p| p.is_called("vesta-forks"))
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        self.try_read("comm").is_some_and(|comm| comm.trim() == name)
+    }
+
+    /// [`Self::workers`], and [`Self::fork_server`].
+    fn with_fork_server(&self) -> Vec<Process> {
         self.children("inference-worker")
     }
 
@@ -83,7 +99,10 @@ impl Process {
     pub fn mapped(&self, needle: &str) -> Vec<String> {
         let mut paths = paths_of(&self.read("maps"), needle);
         paths.extend(
-            self.workers().iter().filter_map(|w| w.try_read("maps")).flat_map(|m| paths_of(&m, needle)),
+            self.with_fork_server()
+                .iter()
+                .filter_map(|w| w.try_read("maps"))
+                .flat_map(|m| paths_of(&m, needle)),
         );
         paths
     }
@@ -97,7 +116,7 @@ impl Process {
     fn rollup(&self, field: &str) -> u64 {
         let own = rollup_of(&self.read("smaps_rollup"), field);
         let own = own.unwrap_or_else(|| panic!("smaps_rollup has no {field}"));
-        let workers = self.workers();
+        let workers = self.with_fork_server();
         own + workers.iter().filter_map(|w| rollup_of(&w.try_read("smaps_rollup")?, field)).sum::<u64>()
     }
 
@@ -105,7 +124,7 @@ impl Process {
     /// pages of a file, too, that was written a moment ago and is not on the disk yet: the host's own program
     /// after it was linked.)
     pub fn private_bytes(&self) -> u64 {
-        self.rollup("Anonymous")
+        self.rollup("Pss_Anon")
     }
 
     /// Bytes that this process has written to and shares with no other, workers not included.
@@ -150,7 +169,7 @@ impl Process {
     /// Pages that it and its workers mapped on first touch up to now.
     pub fn page_faults(&self) -> u64 {
         const MINFLT: usize = 10;
-        let workers = self.workers().iter().filter_map(|w| w.try_read("stat")).collect::<Vec<_>>();
+        let workers = self.with_fork_server().iter().filter_map(|w| w.try_read("stat")).collect::<Vec<_>>();
         workers.iter().chain([&self.read("stat")]).map(|stat| field(stat, MINFLT)).sum()
     }
 
@@ -161,7 +180,12 @@ impl Process {
             line.and_then(|bytes| bytes.parse().ok()).expect("read_bytes")
         };
         of(&self.read("io"))
-            + self.workers().iter().filter_map(|w| w.try_read("io")).map(|text| of(&text)).sum::<u64>()
+            + self
+                .with_fork_server()
+                .iter()
+                .filter_map(|w| w.try_read("io"))
+                .map(|text| of(&text))
+                .sum::<u64>()
     }
 
     pub fn threads(&self) -> usize {
@@ -171,11 +195,15 @@ impl Process {
     /// CPU time up to now of the process and of its workers, by the kernel's scheduler.
     pub fn cpu(&self) -> CpuMark {
         let mut mark = CpuMark { threads: self.threads_cpu(), whole: self.cpu_whole() };
-        for worker in self.workers() {
-            // One that has just ended is among the children that the kernel has added up.
-            let Some(whole) = worker.try_read("stat").map(|stat| ticks(&stat, OWN)) else { continue };
-            mark.threads.extend(worker.threads_cpu());
-            mark.whole += whole;
+        for worker in self.with_fork_server() {
+            // One that has just ended is among the children that the kernel has added up. Only the fork server
+            // has children of its own.
+            let whole = |stat: String| ticks(&stat, OWN) + ticks(&stat, CHILDREN);
+            let Some(whole) = worker.try_read("stat").map(whole) else { continue };
+            let threads = worker.threads_cpu();
+            // Finer than steps of 10 ms, where no thread has ended.
+            mark.whole += whole.max(threads.values().map(|(_, time)| *time).sum());
+            mark.threads.extend(threads);
         }
         mark
     }

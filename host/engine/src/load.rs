@@ -11,7 +11,7 @@ use crate::guest::{Instance, Invocation, Run};
 use crate::imports::outbound::OutboundPolicy;
 use crate::meter::cpu;
 use crate::meter::share::InstanceMemory;
-use crate::models::{Inference, LoadedModels, Model, Models, Settings, StartError};
+use crate::models::{Inference, LoadedModels, Model, Models, Settings, StartError, private_bytes};
 use bytes::Bytes;
 use http_body::Body;
 use ipnet::IpNet;
@@ -132,11 +132,25 @@ impl Loader {
         let size = |path: &Path| Ok(std::fs::metadata(path)?.len());
         let code = self.code.path(&source(manifest));
         let mut parts = vec![code_part(&code, size(&code).map_err(missing)?)];
+        parts.extend(self.model_parts(manifest)?);
+        Ok(parts)
+    }
+
+    /// Of each model the weights, which all who use its bytes share, and its worker, which is another one
+    /// where the limits are others.
+    fn model_parts(&self, manifest: &PackageManifest) -> Result<Vec<Part>, EngineError> {
+        let mut parts = Vec::with_capacity(2 * manifest.models.len());
         for model in &manifest.models {
-            let dir = self.model_dir(&model.blob.digest);
-            let bytes = size(&dir.join(GRAPH_FILE)).and_then(|n| Ok(n + size(&dir.join(WEIGHTS_FILE))?));
-            let bytes = bytes.map_err(|e| model_error(&model.name, missing(e)))?;
-            parts.push(Part { kind: Kind::Models, digest: model.blob.digest, bytes });
+            let (digest, dir) = (model.blob.digest, self.model_dir(&model.blob.digest));
+            let size = |file: &str| match std::fs::metadata(dir.join(file)) {
+                Ok(metadata) => Ok(metadata.len()),
+                Err(e) => Err(model_error(&model.name, missing(e))),
+            };
+            let (weights, graph) = (size(WEIGHTS_FILE)?, size(GRAPH_FILE)?);
+            let worker = format!("{} {:?}", digest.hex(), self.settings(model, &manifest.limits));
+            let worker = Digest::from_bytes(*blake3::hash(worker.as_bytes()).as_bytes());
+            parts.push(Part { kind: Kind::Models, digest, bytes: weights });
+            parts.push(Part { kind: Kind::Models, digest: worker, bytes: private_bytes(graph) });
         }
         Ok(parts)
     }
@@ -178,10 +192,7 @@ impl Loader {
         };
         let code_path = self.code.path(&source(manifest));
         let mut actual = vec![code_part(&code_path, code.mapped_bytes)];
-        for model in &manifest.models {
-            let bytes = models.models.get(&model.name).map_or(0, |model| model.resident_bytes());
-            actual.push(Part { kind: Kind::Models, digest: model.blob.digest, bytes });
-        }
+        actual.extend(self.model_parts(manifest)?);
         held.settle(&actual)?;
         let held = Arc::new(held);
         let reuse = manifest.scaling.reuse;
@@ -281,15 +292,19 @@ impl Loader {
         })
     }
 
-    /// A model, whether it was loaded already, and the CPU time that its worker took, in nanoseconds.
-    fn load_model(&self, model: &ModelRef, limits: &Limits) -> Result<(Arc<Model>, bool, u64), EngineError> {
-        let dir = self.model_dir(&model.blob.digest);
-        let settings = Settings {
+    fn settings(&self, model: &ModelRef, limits: &Limits) -> Settings {
+        Settings {
             // More than the host may use would have the kernel end the worker instead.
             memory_bytes: limits.model_memory_bytes.min(self.memory.host.memory().budget()),
             inference_ns: limits.inference_ms.saturating_mul(1_000_000),
             threads: model.threads.clamp(1, self.inference.slots_max),
-        };
+        }
+    }
+
+    /// A model, whether it was loaded already, and the CPU time that its worker took, in nanoseconds.
+    fn load_model(&self, model: &ModelRef, limits: &Limits) -> Result<(Arc<Model>, bool, u64), EngineError> {
+        let dir = self.model_dir(&model.blob.digest);
+        let settings = self.settings(model, limits);
         let place = self.loaded_models.place(&dir, settings);
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(served) = place.upgrade() {

@@ -36,7 +36,7 @@ impl Functions {
         let memory = self.fleet.memory();
         if let Some(private) = private_bytes() {
             let counted = memory.taken_for(Kind::Instances) + memory.taken_for(Kind::Buffers);
-            memory.observe_uncounted(private.saturating_sub(counted) + processes::all_private_bytes());
+            memory.observe_uncounted(private.saturating_sub(counted) + processes::uncounted_bytes());
         }
     }
 

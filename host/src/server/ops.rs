@@ -64,7 +64,7 @@ async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
         evicted,
         memory_refused: refused,
         inference_waiting: ops.runtime.runs_waiting() as i64,
-        inference_workers: processes::count() as i64,
+        inference_workers: processes::workers() as i64,
         journal_healthy: ops.journal.is_healthy(),
     };
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

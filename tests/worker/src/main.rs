@@ -26,8 +26,9 @@ fn main() -> ExitCode {
         "crashes-at-first-run" => worker::main_with(host, crash::engine(crash::When::Run(1))),
         "crashes-at-hundredth-run" => worker::main_with(host, crash::engine(crash::When::Run(100))),
         "taken-over" => worker::main_with(host, taken_over::engine(&program, host)),
-        "nonsense" => nonsense::main(),
-        "dies-as-a-spare" => 1,
+        "nonsense" => worker::fork_server::serve(host, nonsense::main),
+        "dies-as-a-spare" => worker::fork_server::serve(host, || 1),
+        "dies-before-it-forks" => 1,
         other => panic!("no worker misbehaves as {other:?}"),
     })
 }

@@ -31,7 +31,7 @@ pub mod worker;
 pub use error::{LoadError, PrepareError, RunError};
 pub use info::{DryRun, Lookup, ModelInfo, ModelLimits};
 pub use prepare::{compat, prepare, try_prepared};
-pub use rten::Rten;
+pub use rten::{ENVIRONMENT, Rten};
 pub use tensor::{Port, Signature, Tensor, TensorError, TensorType, bytes as bytes_of};
 
 use std::fs::File;

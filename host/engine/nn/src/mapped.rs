@@ -3,7 +3,7 @@
 use crate::{Lookup, ModelInfo, ReadAhead};
 use memmap2::{Advice, Mmap, MmapOptions};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// How much is read at once: a few huge pages, so that a run that waits for the first of them goes on early.
@@ -16,6 +16,13 @@ const ROWS_MAX: usize = 1024;
 /// descriptor, but not of a path, and the standard library asks in the same way for both.
 pub fn bytes_of(file: &File) -> io::Result<u64> {
     Ok(rustix::fs::fstat(file)?.st_size.cast_unsigned())
+}
+
+/// All bytes of a file that was not read yet.
+pub fn bytes_in(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut all = vec![0; usize::try_from(bytes_of(file)?).map_err(io::Error::other)?];
+    file.read_exact(&mut all)?;
+    Ok(all)
 }
 
 /// Weights in memory; unmapped when dropped.

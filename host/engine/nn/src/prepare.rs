@@ -1,5 +1,6 @@
 //! Deploy-time work on a model, done once: check it, rewrite it so that it loads fast, try it.
 
+use crate::mapped::bytes_in;
 use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
@@ -11,7 +12,7 @@ use memmap2::MmapOptions;
 use prost::Message;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
@@ -236,9 +237,8 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
 }
 
 /// Reads the description of a prepared model.
-pub fn read_info(mut file: &File) -> Result<ModelInfo, LoadError> {
-    let mut json = Vec::new();
-    file.read_to_end(&mut json).map_err(|source| LoadError::Io { what: INFO_FILE.into(), source })?;
+pub fn read_info(file: &File) -> Result<ModelInfo, LoadError> {
+    let json = bytes_in(file).map_err(|source| LoadError::Io { what: INFO_FILE.into(), source })?;
     let info: ModelInfo = serde_json::from_slice(&json)?;
     if info.compat != COMPAT {
         return Err(LoadError::Compat { found: info.compat, expected: COMPAT.into() });

@@ -2,17 +2,16 @@
 //! nothing to a first answer.
 
 use crate::convert::{to_output, to_value};
-use crate::mapped::MappedWeights;
+use crate::mapped::{MappedWeights, bytes_in};
 use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::prepare::read_info;
 use crate::{
     Backend, GRAPH_FILE, Graph, LoadError, Output, Port, PreparedFiles, ReadAhead, RunError, RunOutput,
     Signature, Tensor, TensorType, TensorView, WEIGHTS_FILE,
 };
-use ::rten::{DataType, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType};
+use ::rten::{DataType, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType, thread_pool};
 use prost::Message;
 use std::cell::OnceCell;
-use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -22,6 +21,10 @@ pub const NAME: &str = "rten";
 /// The engine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rten;
+
+/// A variable of the environment, and its value: the pool that the engine makes for itself and that no run uses
+/// has one thread.
+pub const ENVIRONMENT: (&str, &str) = ("RTEN_NUM_THREADS", "1");
 
 /// How models are loaded: without the engine's optimiser, the same for all.
 ///
@@ -48,8 +51,7 @@ impl Backend for Rten {
             move |source| LoadError::Io { what, source }
         };
         let weights = MappedWeights::map(&files.weights, &info).map_err(failed(WEIGHTS_FILE))?;
-        let mut graph = Vec::new();
-        (&files.graph).read_to_end(&mut graph).map_err(failed(GRAPH_FILE))?;
+        let graph = bytes_in(&files.graph).map_err(failed(GRAPH_FILE))?;
         // SAFETY: the engine maps files by itself, but then nobody else can tell the kernel how they are
         // read. The bytes live as long as `weights`, which `RtenGraph` drops after the model; nothing of the
         // model leaves it but copies.
@@ -63,6 +65,8 @@ impl Backend for Rten {
     }
 
     fn on_threads(&self, threads: usize, work: &mut (dyn FnMut() + Send)) {
+        // A run makes this pool even where it has another one. So it is made before there is a run.
+        thread_pool();
         let pool = Arc::new(ThreadPool::with_num_threads(threads));
         let inside = Arc::clone(&pool);
         pool.run(move || {

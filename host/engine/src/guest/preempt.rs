@@ -3,8 +3,7 @@
 
 use super::state::State;
 use crate::meter::Stop;
-use std::future::poll_fn;
-use std::task::Poll;
+use crate::meter::turns::let_others_run;
 use std::time::Instant;
 use tokio::runtime::Handle;
 use wasmtime::{StoreContextMut, UpdateDeadline};
@@ -36,22 +35,4 @@ pub(crate) fn at_epoch(store: StoreContextMut<'_, State>) -> wasmtime::Result<Up
         return Ok(UpdateDeadline::Continue(1));
     }
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(let_others_run())))
-}
-
-/// Sends the task behind all others of its worker, those included whose input has come meanwhile.
-async fn let_others_run() {
-    // Tokio's own yield has the worker look for input, and wakes no second worker. But it wakes this task
-    // last, and what is woken last runs first.
-    tokio::task::yield_now().await;
-    // A task that wakes itself goes to the end of the queue.
-    let mut is_last = false;
-    poll_fn(|cx| {
-        if is_last {
-            return Poll::Ready(());
-        }
-        is_last = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

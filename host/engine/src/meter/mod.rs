@@ -8,11 +8,17 @@ use cpu::{add_billed, thread_cpu_ns};
 pub mod cpu;
 pub mod processes;
 pub(crate) mod share;
+pub(crate) mod turns;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::Notify;
+
+/// How long an invocation may have a thread of Tokio wait for answers of models before others get it, in
+/// nanoseconds: as long as a guest that computes, where others may be waiting.
+const WAIT_SLICE_NS: u64 = 500_000;
 
 /// Why the host ended a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub struct Meter {
     host_memory_lacks: AtomicBool,
     /// CPU time of the poll under way that is the host's own.
     spared_ns: AtomicU64,
+    /// How long threads of Tokio waited for answers since the invocation last let others have one.
+    waited_ns: AtomicU64,
     stop: AtomicU8,
     /// The first [`ModelFailure`]; 0 where there was none.
     model_failure: AtomicU8,
@@ -73,6 +81,14 @@ impl Meter {
         self.guest_cpu_ns.fetch_add(spent, Relaxed);
         add_billed(spent);
         result
+    }
+
+    /// A thread of Tokio has waited for an answer of a model. Returns whether others should have it now.
+    pub(crate) fn waited(&self, time: Duration) -> bool {
+        let waited_ns = self.waited_ns.load(Relaxed) + time.as_nanos() as u64;
+        let is_enough = waited_ns >= WAIT_SLICE_NS;
+        self.waited_ns.store(if is_enough { 0 } else { waited_ns }, Relaxed);
+        is_enough
     }
 
     /// Guest CPU time up to now: of the poll under way, and in all. Call it from within a poll, on its

@@ -1,35 +1,68 @@
-//! The worker processes: what the kernel knows of each, for the books and for the memory budget.
+//! The processes of models: what the kernel knows of each, for the books and for the memory budget.
 
 use rustix::process::Pid;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-static LIVE: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+static LIVE: Mutex<BTreeMap<i32, Role>> = Mutex::new(BTreeMap::new());
 /// CPU time of those that have ended.
 static ENDED_NS: AtomicU64 = AtomicU64::new(0);
+
+/// What a process is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    ForkServer,
+    Worker {
+        /// Of the memory that no file backs it shares so many bytes with the fork server for good.
+        shared_bytes: u64,
+        /// So many bytes are on the host's books with its model.
+        counted_bytes: u64,
+    },
+}
 
 /// CPU clocks start at 0 and never go below it.
 pub(super) fn nanoseconds(seconds: i64, nanoseconds: i64) -> u64 {
     seconds as u64 * 1_000_000_000 + nanoseconds as u64
 }
 
-fn live() -> MutexGuard<'static, BTreeSet<i32>> {
-    // A set of plain numbers: a panic elsewhere leaves it usable.
+fn live() -> MutexGuard<'static, BTreeMap<i32, Role>> {
+    // A map of plain numbers: a panic elsewhere leaves it usable.
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A worker process was started.
-pub(crate) fn started(pid: Pid) {
-    live().insert(pid.as_raw_nonzero().get());
+/// A process was started.
+pub(crate) fn started(pid: Pid, role: Role) {
+    live().insert(pid.as_raw_nonzero().get(), role);
+}
+
+/// So many bytes of a worker are on the host's books from now on.
+pub(crate) fn counts(pid: Pid, bytes: u64) {
+    if let Some(Role::Worker { counted_bytes, .. }) = live().get_mut(&pid.as_raw_nonzero().get()) {
+        *counted_bytes = bytes;
+    }
+}
+
+/// CPU time of a process that was never among them, in nanoseconds.
+pub(crate) fn used(cpu_ns: u64) {
+    ENDED_NS.fetch_add(cpu_ns, Relaxed);
 }
 
 /// It has ended, and was not reaped yet: its CPU time, in nanoseconds, stays in the sums.
 pub(crate) fn ended(pid: Pid) -> u64 {
     let mut live = live();
     let whole_ns = cpu_ns(pid);
-    if live.remove(&pid.as_raw_nonzero().get()) {
+    let role = live.remove(&pid.as_raw_nonzero().get());
+    if role.is_some() {
         ENDED_NS.fetch_add(whole_ns, Relaxed);
+    }
+    if role == Some(Role::ForkServer) {
+        // What its workers shared with it is theirs now.
+        for role in live.values_mut() {
+            if let Role::Worker { shared_bytes, .. } = role {
+                *shared_bytes = 0;
+            }
+        }
     }
     whole_ns
 }
@@ -70,20 +103,29 @@ pub(crate) fn private_memory(pid: Pid) -> Option<PrivateMemory> {
     Some(PrivateMemory { resident: resident.saturating_sub(shared) * page, mapped: data * page })
 }
 
-/// CPU time of all worker processes since the host started, in nanoseconds.
+/// CPU time of all processes of models since the host started, in nanoseconds.
 pub(super) fn all_cpu_ns() -> u64 {
     let live = live();
-    let now: u64 = live.iter().filter_map(|pid| Pid::from_raw(*pid)).map(cpu_ns).sum();
+    let now: u64 = live.keys().filter_map(|pid| Pid::from_raw(*pid)).map(cpu_ns).sum();
     now + ENDED_NS.load(Relaxed)
 }
 
-/// Private memory of all worker processes that is in the machine's, in bytes.
-pub fn all_private_bytes() -> u64 {
-    let pids: Vec<i32> = live().iter().copied().collect();
-    pids.into_iter().filter_map(Pid::from_raw).filter_map(private_memory).map(|m| m.resident).sum()
+/// Private memory of all processes that is in the machine's and not on the host's books, in bytes.
+pub fn uncounted_bytes() -> u64 {
+    let all: Vec<(i32, Role)> = live().iter().map(|(pid, role)| (*pid, *role)).collect();
+    let uncounted = |(pid, role): (i32, Role)| {
+        let resident = private_memory(Pid::from_raw(pid)?)?.resident;
+        Some(match role {
+            Role::ForkServer => resident,
+            Role::Worker { shared_bytes, counted_bytes } => {
+                resident.saturating_sub(shared_bytes).saturating_sub(counted_bytes)
+            }
+        })
+    };
+    all.into_iter().filter_map(uncounted).sum()
 }
 
-/// How many there are.
-pub fn count() -> usize {
-    live().len()
+/// How many workers there are.
+pub fn workers() -> usize {
+    live().values().filter(|role| matches!(role, Role::Worker { .. })).count()
 }

@@ -1,7 +1,7 @@
 //! A loaded model: its worker, which may end and be followed by another, and the runs in it.
 
 use super::slots::InferenceSlots;
-use super::worker::{Death, Settings, StartError, Stock, Worker};
+use super::worker::{Death, SOON_MAX, Settings, StartError, Stock, Worker};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,6 +47,7 @@ pub(crate) struct Model {
     health: Mutex<Health>,
     /// Averages, for the queue; in nanoseconds.
     run_cpu_ns: AtomicU64,
+    run_wall_ns: AtomicU64,
     run_wall_least_ns: AtomicU64,
 }
 
@@ -114,12 +115,13 @@ impl Model {
             alone: (settings.threads > 1).then(|| Arc::new(Semaphore::new(1))),
             health: Mutex::default(),
             run_cpu_ns: AtomicU64::new(0),
+            run_wall_ns: AtomicU64::new(0),
             run_wall_least_ns: AtomicU64::new(0),
         };
         Ok((Arc::new(model), cpu_ns))
     }
 
-    /// Upper bound of the memory that the loaded model holds between runs, mapped weights included, in bytes.
+    /// Size of the prepared files, in bytes: of the weights, which are mapped, and of the graph.
     pub fn resident_bytes(&self) -> u64 {
         self.resident
     }
@@ -155,9 +157,11 @@ impl Model {
     pub(super) fn has_answered(&self, cpu_ns: u64, wall_ns: u64) {
         self.health().answered();
         // Two runs that end at once may leave out one of them: these are estimates.
-        let average = self.run_cpu_ns.load(Relaxed);
-        let next = if average == 0 { cpu_ns } else { average - average / AVERAGED + cpu_ns / AVERAGED };
-        self.run_cpu_ns.store(next, Relaxed);
+        for (average, last_ns) in [(&self.run_cpu_ns, cpu_ns), (&self.run_wall_ns, wall_ns)] {
+            let before = average.load(Relaxed);
+            let next = if before == 0 { last_ns } else { before - before / AVERAGED + last_ns / AVERAGED };
+            average.store(next, Relaxed);
+        }
         let least = self.run_wall_least_ns.load(Relaxed);
         if least == 0 || wall_ns < least {
             self.run_wall_least_ns.store(wall_ns, Relaxed);
@@ -176,6 +180,12 @@ impl Model {
             cpu_ns: self.run_cpu_ns.load(Relaxed),
             least_wall_ns: self.run_wall_least_ns.load(Relaxed),
         }
+    }
+
+    /// Whether its runs, by the last of them, take less than a thread waits for.
+    pub(super) fn is_soon_done(&self) -> bool {
+        let wall_ns = self.run_wall_ns.load(Relaxed);
+        wall_ns > 0 && Duration::from_nanos(wall_ns) < SOON_MAX
     }
 
     /// Waits until no other run is in a model whose runs take several threads.

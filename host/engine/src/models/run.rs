@@ -4,6 +4,8 @@ use super::model::Model;
 use super::slots::{NoSlot, Slot, Wish};
 use super::worker::{Answered, Death, LaneError, LaneInUse, StartError, Worker};
 use crate::meter::Meter;
+use crate::meter::turns::let_others_run;
+use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
@@ -152,14 +154,18 @@ impl Run {
         let (mut crashes, mut kills) = (0, 0);
         loop {
             let worker = self.model.worker().await?;
+            let (soon, since) = (self.model.is_soon_done(), Instant::now());
             let begun = self.begin(worker.clone(), call);
             let ended = match begun {
-                Ok(()) => self.watch(call.outputs_max).await,
+                Ok(()) => self.watch(call.outputs_max, soon).await,
                 Err(e) => Err(e),
             };
             let death = match ended {
                 Ok(answered) => {
                     self.bill(Some(answered.spent));
+                    if soon && call.meter.waited(since.elapsed()) {
+                        let_others_run().await;
+                    }
                     return answered.result.map_err(InferenceError::Run);
                 }
                 Err(LaneError::HostMemory) => return Err(InferenceError::HostMemory),
@@ -227,8 +233,9 @@ impl Run {
         Ok(())
     }
 
-    /// Waits for the answer, and ends the worker where the run passes its CPU time.
-    async fn watch(&mut self, outputs_max: u64) -> Result<Answered, LaneError> {
+    /// Waits for the answer, and ends the worker where the run passes its CPU time. Where the answer is
+    /// expected `soon`, this thread waits at first.
+    async fn watch(&mut self, outputs_max: u64, mut soon: bool) -> Result<Answered, LaneError> {
         let limit_ns = self.model.settings.inference_ns;
         let memory = self.model.inference.memory.clone();
         let Some(run) = &mut self.under_way else { return Err(LaneError::Gone) };
@@ -240,7 +247,7 @@ impl Run {
         loop {
             tokio::select! {
                 biased;
-                answered = run.lane.lane()?.answer(outputs_max, &memory) => return answered,
+                answered = run.lane.lane()?.answer(outputs_max, &memory, take(&mut soon)) => return answered,
                 () = sleep_until(look.into()) => {}
             }
             let used_ns = run.cpu_ns(self.model.settings.threads);
@@ -275,7 +282,7 @@ impl Run {
             self.model.has_answered(cpu_ns, wall_ns);
             run.lane.give_back();
         }
-        if let Some(slot) = std::mem::take(&mut self.place).slot {
+        if let Some(slot) = take(&mut self.place).slot {
             slot.ended(cpu_ns);
         }
     }
@@ -341,7 +348,7 @@ impl Drop for Run {
         };
         let run = Run {
             under_way: self.under_way.take(),
-            place: std::mem::take(&mut self.place),
+            place: take(&mut self.place),
             is_abandoned: true,
             model: self.model.clone(),
             held: self.held.take(),
@@ -357,7 +364,7 @@ impl Run {
         worker.abandon();
         let answered = loop {
             tokio::select! {
-                answered = self.watch(0) => break answered,
+                answered = self.watch(0, false) => break answered,
                 () = sleep(ABANDONED) => {}
             }
             if !worker.is_waited_for() {

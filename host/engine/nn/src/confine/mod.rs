@@ -158,7 +158,7 @@ pub(crate) fn confine_with(c: &Confinement<'_>, restrict: Restrict) -> Result<Ve
 }
 
 /// Has the kernel kill this process when its parent ends.
-fn end_with(parent: u32) -> Result<(), ConfineError> {
+pub(crate) fn end_with(parent: u32) -> Result<(), ConfineError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(step("end with the parent"))?;
     // A parent that ended before the line above sends no signal; the process has another parent then.

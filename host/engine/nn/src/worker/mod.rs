@@ -1,10 +1,11 @@
 //! The worker: a process that serves one model and can do nothing else.
 //!
-//! It is started before anybody knows which model it will serve. It gives up what it does not need at once,
+//! It is forked before anybody knows which model it will serve. It gives up what it does not need at once,
 //! and only then takes a model's files, as open descriptors. Its main thread waits on the control socket, its
 //! standard input; a thread for each lane computes. It ends with that socket, with its host, or by the kernel
 //! at one of its limits.
 
+pub mod fork_server;
 mod lane;
 pub mod memory;
 pub mod wire;
@@ -17,14 +18,15 @@ use rustix::net::RecvFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
 use wire::{Answer, Control};
 
 /// Stack of a lane's threads, in bytes; touched as far as it is used.
 pub const STACK_BYTES: usize = 2 << 20;
 
-/// The worker's whole life; `parent` is the host's process. Returns the exit code of its own.
+/// The life of the fork server and of each of its workers; `parent` is the host's process. Returns the exit
+/// code of its own.
 pub fn main(parent: u32) -> u8 {
     main_with(parent, &Rten)
 }
@@ -32,10 +34,13 @@ pub fn main(parent: u32) -> u8 {
 /// The same with another engine.
 pub fn main_with(parent: u32, engine: &'static dyn Backend) -> u8 {
     heap::keep();
-    // What `ps` and `top` show.
-    let _ = rustix::thread::set_name(c"vesta-inference");
     // An engine's panic is an error of its run; the text goes there.
     std::panic::set_hook(Box::new(|_| {}));
+    fork_server::serve(parent, || work(parent, engine))
+}
+
+/// The worker's whole life.
+fn work(parent: u32, engine: &'static dyn Backend) -> u8 {
     let Ok(control) = io::stdin().as_fd().try_clone_to_owned() else { return 2 };
     // Linux alone has these files. Where memory runs out, this process goes and not the host.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
@@ -55,6 +60,7 @@ pub fn main_with(parent: u32, engine: &'static dyn Backend) -> u8 {
 fn serve(control: &OwnedFd, usage: Usage, engine: &'static dyn Backend) -> io::Result<()> {
     let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
     let mut receive = || wire::receive::<Control>(control.as_fd(), &mut buffer, RecvFlags::empty());
+    let first = Waiting::start(engine)?;
     let (Control::Load { threads }, descriptors) = receive()? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
@@ -72,7 +78,7 @@ fn serve(control: &OwnedFd, usage: Usage, engine: &'static dyn Backend) -> io::R
     };
     let usage = Arc::new(usage.based());
     let lanes = Lanes { engine, graph, usage, threads: threads as usize };
-    lanes.add(lane)?;
+    lanes.add_first(lane, first)?;
     let cpu_ns = thread_cpu_ns().saturating_sub(begun);
     wire::send(control.as_fd(), &Answer::Loaded { cpu_ns }, &[])?;
     for part in [ReadAhead::EveryRun, ReadAhead::Tables] {
@@ -97,17 +103,44 @@ struct Lanes {
 }
 
 impl Lanes {
+    fn lane(&self, socket: OwnedFd) -> Lane {
+        Lane::new(socket, self.graph.clone(), self.usage.clone(), self.threads)
+    }
+
     /// Serves a lane on threads of its own, until the host closes it.
     fn add(&self, socket: OwnedFd) -> io::Result<()> {
-        let (engine, graph, usage, threads) =
-            (self.engine, self.graph.clone(), self.usage.clone(), self.threads);
-        // This thread only waits for the engine's own, which computes.
-        std::thread::Builder::new().name("vesta-lane".into()).stack_size(64 << 10).spawn(move || {
-            let mut lane = Lane::new(socket, graph, usage, threads);
-            engine.on_threads(threads, &mut || lane.serve());
-        })?;
-        Ok(())
+        let (mut lane, engine, threads) = (self.lane(socket), self.engine, self.threads);
+        in_background(move || engine.on_threads(threads, &mut || lane.serve()))
     }
+
+    /// The same on threads that there are already, if they are as many as are wanted.
+    fn add_first(&self, socket: OwnedFd, waiting: Waiting) -> io::Result<()> {
+        if self.threads != 1 {
+            return self.add(socket);
+        }
+        waiting.0.send(self.lane(socket)).map_err(|_| io::Error::other("the first thread has ended"))
+    }
+}
+
+/// A thread that has no lane yet: a cold start does not wait for it to begin.
+struct Waiting(mpsc::Sender<Lane>);
+
+impl Waiting {
+    fn start(engine: &'static dyn Backend) -> io::Result<Waiting> {
+        let (hand_over, lane) = mpsc::channel::<Lane>();
+        let mut serve = move || {
+            if let Ok(mut lane) = lane.recv() {
+                lane.serve();
+            }
+        };
+        in_background(move || engine.on_threads(1, &mut serve))?;
+        Ok(Waiting(hand_over))
+    }
+}
+
+/// On a thread that only waits for the engine's own, which compute.
+fn in_background(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name("vesta-lane".into()).stack_size(64 << 10).spawn(work).map(drop)
 }
 
 /// What this process holds privately, read from a file that was opened before everything was given up.

@@ -1,10 +1,12 @@
 //! The host's side of a lane: one run at a time, over a socket and memory that both sides map.
 
-use super::process::{packets, watched};
+use super::process::{has_input, packets, watched};
 use rustix::net::RecvFlags;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::mem::{replace, take};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use vesta_core::memory::{Grant, Kind, Taken};
 use vesta_nn::worker::memory::SharedMemory;
@@ -14,6 +16,8 @@ use vesta_nn::{RunError, Tensor, bytes_of};
 /// The least memory of a lane, in bytes, and the most that it keeps between two runs.
 const MEMORY_BYTES_MIN: u64 = 64 << 10;
 const MEMORY_BYTES_KEPT: u64 = 1 << 20;
+/// How long a thread waits for an answer that is expected soon: a part of the time for which a guest has it.
+pub(crate) const SOON_MAX: Duration = Duration::from_micros(200);
 /// Most outputs of a run, as at deploy.
 const OUTPUTS_MAX: usize = 256;
 
@@ -54,22 +58,39 @@ pub(crate) struct Lane {
     buffer: Vec<u8>,
 }
 
-/// Known to Tokio from the first run on.
+/// Not known to Tokio while a thread waits for it: else each message would wake another thread, too.
 enum Socket {
     Plain(OwnedFd),
     Async(AsyncFd<OwnedFd>),
+    /// Its registration has failed.
+    Lost,
 }
 
 impl Socket {
-    fn registered(&mut self) -> Result<&AsyncFd<OwnedFd>, LaneError> {
-        if let Socket::Plain(fd) = self {
-            let fd = fd.try_clone().map_err(|_| LaneError::Gone)?;
-            let registered = watched(fd).map_err(|_| LaneError::Gone)?;
-            *self = Socket::Async(registered);
+    fn fd(&self) -> Result<BorrowedFd<'_>, LaneError> {
+        match self {
+            Socket::Plain(fd) => Ok(fd.as_fd()),
+            Socket::Async(fd) => Ok(fd.get_ref().as_fd()),
+            Socket::Lost => Err(LaneError::Gone),
         }
+    }
+
+    fn plain(&mut self) -> Result<BorrowedFd<'_>, LaneError> {
+        *self = match replace(self, Socket::Lost) {
+            Socket::Async(fd) => Socket::Plain(fd.into_inner()),
+            other => other,
+        };
+        self.fd()
+    }
+
+    fn registered(&mut self) -> Result<&AsyncFd<OwnedFd>, LaneError> {
+        *self = match replace(self, Socket::Lost) {
+            Socket::Plain(fd) => Socket::Async(watched(fd).map_err(|_| LaneError::Gone)?),
+            other => other,
+        };
         match self {
             Socket::Async(fd) => Ok(fd),
-            Socket::Plain(_) => Err(LaneError::Gone),
+            Socket::Plain(_) | Socket::Lost => Err(LaneError::Gone),
         }
     }
 }
@@ -93,30 +114,37 @@ impl Lane {
         ))
     }
 
-    fn send(&self, request: &Request, descriptors: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), LaneError> {
-        let fd = match &self.socket {
-            Socket::Plain(fd) => fd.as_fd(),
-            Socket::Async(fd) => fd.get_ref().as_fd(),
-        };
+    fn send(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), LaneError> {
         // A lane has a message or two under way at most, for which there is room.
-        wire::send(fd, request, descriptors).map_err(|e| match e.kind() {
+        wire::send(self.socket.fd()?, request, descriptors).map_err(|e| match e.kind() {
             io::ErrorKind::InvalidInput => LaneError::Inputs(e.to_string()),
             _ => LaneError::Gone,
         })
     }
 
-    async fn receive(&mut self) -> Result<Reply, LaneError> {
-        let (socket, buffer) = (self.socket.registered()?, &mut self.buffer);
+    /// The next message. Where it is expected `soon`, this thread waits for it: that is cheaper than to be
+    /// woken by Tokio.
+    async fn receive(&mut self, soon: bool) -> Result<Reply, LaneError> {
+        let buffer = &mut self.buffer;
+        if soon {
+            let socket = self.socket.plain()?;
+            // Where the kernel cannot tell, Tokio waits.
+            if has_input(socket, SOON_MAX).unwrap_or(false) {
+                match wire::receive::<Reply>(socket, buffer, RecvFlags::DONTWAIT) {
+                    Ok((reply, _)) => return Ok(reply),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(e) => return Err(unread(e)),
+                }
+            }
+        }
+        let socket = self.socket.registered()?;
         loop {
             let mut ready = socket.readable().await.map_err(|_| LaneError::Gone)?;
             let received =
                 ready.try_io(|fd| wire::receive::<Reply>(fd.get_ref().as_fd(), buffer, RecvFlags::DONTWAIT));
             match received {
                 Ok(Ok((reply, _))) => return Ok(reply),
-                Ok(Err(e)) if e.kind() == io::ErrorKind::InvalidData => {
-                    return Err(LaneError::Nonsense(e.to_string()));
-                }
-                Ok(Err(_)) => return Err(LaneError::Gone),
+                Ok(Err(e)) => return Err(unread(e)),
                 Err(_would_block) => {}
             }
         }
@@ -159,11 +187,17 @@ impl Lane {
         self.send(&Request::Run { inputs: places }, &[])
     }
 
-    /// Waits for the answer to the run that has begun; its outputs may take `outputs_max` bytes. May be
-    /// called again where it was dropped before.
-    pub async fn answer(&mut self, outputs_max: u64, memory: &Arc<dyn Grant>) -> Result<Answered, LaneError> {
+    /// Waits for the answer to the run that has begun; its outputs may take `outputs_max` bytes. It is
+    /// expected `soon` where runs of the model are shorter than [`SOON_MAX`]. May be called again where it was
+    /// dropped before.
+    pub async fn answer(
+        &mut self,
+        outputs_max: u64,
+        memory: &Arc<dyn Grant>,
+        mut soon: bool,
+    ) -> Result<Answered, LaneError> {
         loop {
-            match self.receive().await? {
+            match self.receive(take(&mut soon)).await? {
                 Reply::Ready { tid } if self.tid.is_none() => self.tid = Some(tid),
                 Reply::Ready { .. } => return Err(LaneError::Nonsense("it is ready twice".into())),
                 Reply::Space { .. } if self.has_asked => {
@@ -227,4 +261,9 @@ impl Lane {
             let _ = self.send(&Request::Forget, &[]);
         }
     }
+}
+
+/// Why a message could not be read.
+fn unread(e: io::Error) -> LaneError {
+    if e.kind() == io::ErrorKind::InvalidData { LaneError::Nonsense(e.to_string()) } else { LaneError::Gone }
 }

@@ -10,13 +10,12 @@ mod lane;
 mod process;
 mod stock;
 
-pub(crate) use lane::{Answered, Lane, LaneError};
+pub(crate) use lane::{Answered, Lane, LaneError, SOON_MAX};
 pub(crate) use process::Program;
 pub(crate) use stock::Stock;
 
 use crate::meter::processes;
-use process::{Exit, Process, watched};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use process::{Exit, Process, has_input, is_gone, watched};
 use rustix::net::RecvFlags;
 use rustix::process::Pid;
 use std::io;
@@ -37,6 +36,11 @@ const LOAD_MAX: Duration = Duration::from_secs(30);
 const LANE_BYTES: u64 = STACK_BYTES as u64 + (1 << 20);
 /// The same of a worker with no lane.
 const WORKER_BYTES: u64 = 4 << 20;
+/// What a worker holds privately between runs beside what the engine keeps for its model, in bytes: stacks,
+/// and what the allocator keeps.
+const PRIVATE_BYTES: u64 = 1 << 20;
+/// What the engine keeps of a model's graph in memory, for each byte of its file.
+const GRAPH_FACTOR: u64 = 2;
 /// Descriptors of a worker beside those of its lanes, which have a socket and memory each.
 const DESCRIPTORS: u64 = 32;
 /// How far a process's clock may lag behind its threads', in nanoseconds for each lane: a tick, and some.
@@ -122,7 +126,10 @@ impl Worker {
         let started = Worker::load(&process, files, settings, lanes_max);
         match started {
             Ok((lane, cpu_ns)) => {
-                Ok((Worker::watched(process, lane, lanes_max).map_err(StartError::NoWorker)?, cpu_ns))
+                let graph_bytes = files.graph.metadata().map_or(0, |file| file.len());
+                processes::counts(process.pid, private_bytes(graph_bytes));
+                let worker = Worker::watched(process, lane, lanes_max, stock.retirement());
+                Ok((worker.map_err(StartError::NoWorker)?, cpu_ns))
             }
             // Its end says more than the socket's.
             Err(StartError::NoWorker(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
@@ -154,12 +161,7 @@ impl Worker {
         let message = Control::Load { threads: settings.threads };
         wire::send(control, &message, &descriptors).map_err(gone).map_err(StartError::NoWorker)?;
         drop(theirs);
-        let mut answer = [PollFd::new(&process.control, PollFlags::IN)];
-        let most = Timespec { tv_sec: LOAD_MAX.as_secs() as i64, tv_nsec: 0 };
-        if rustix::io::retry_on_intr(|| poll(&mut answer, Some(&most)))
-            .map_err(|e| StartError::NoWorker(e.into()))?
-            == 0
-        {
+        if !has_input(control, LOAD_MAX).map_err(StartError::NoWorker)? {
             return Err(StartError::TooSlow);
         }
         let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
@@ -176,7 +178,13 @@ impl Worker {
         }
     }
 
-    fn watched(process: Process, lane: Lane, lanes_max: u32) -> io::Result<Arc<Worker>> {
+    /// `crashed` is called where it ends by a signal that it brought upon itself.
+    fn watched(
+        process: Process,
+        lane: Lane,
+        lanes_max: u32,
+        crashed: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Arc<Worker>> {
         let (tell, fate) = watch::channel(None);
         let worker = Arc::new(Worker {
             pid: process.pid,
@@ -201,6 +209,10 @@ impl Worker {
             let _ = end.readable().await;
             let mut process = process;
             let exit = process.wait();
+            if exit.as_ref().is_ok_and(|exit| exit.signal.is_some() && !matches!(death(exit), Death::Killed))
+            {
+                crashed();
+            }
             // A worker that nobody refers to was ended by its drop.
             let Some(worker) = served.upgrade() else { return };
             let how = match (worker.verdict.get(), exit) {
@@ -303,7 +315,15 @@ impl Worker {
     /// Ends it for one of its runs. The first reason counts.
     pub fn kill(&self, why: Death) {
         let _ = self.verdict.set(why);
+        self.is_not_counted();
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+    }
+
+    /// What it holds until it has ended is nobody's any more: another worker may be counted in its place.
+    fn is_not_counted(&self) {
+        if self.fate.borrow().is_none() {
+            processes::counts(self.pid, 0);
+        }
     }
 
     /// CPU time of the process so far, in nanoseconds.
@@ -353,6 +373,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        self.is_not_counted();
         // The watching task reaps it.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
     }
@@ -387,12 +408,15 @@ impl Drop for LaneInUse {
     }
 }
 
-/// A socket whose other side is gone says so in several ways.
+/// What is on the host's books for a worker from its start on, in bytes, with a graph of this size. What it
+/// holds beyond that is known with the next look at the kernel.
+pub(crate) fn private_bytes(graph_bytes: u64) -> u64 {
+    PRIVATE_BYTES.saturating_add(graph_bytes.saturating_mul(GRAPH_FACTOR))
+}
+
+/// A socket whose other side is gone says so in several ways: here in one.
 fn gone(e: io::Error) -> io::Error {
-    match e.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => io::ErrorKind::UnexpectedEof.into(),
-        _ => e,
-    }
+    if is_gone(&e) { io::ErrorKind::UnexpectedEof.into() } else { e }
 }
 
 fn death(exit: &Exit) -> Death {

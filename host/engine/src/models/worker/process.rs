@@ -1,25 +1,32 @@
 //! A worker's process: started, watched, ended.
 
-use crate::meter::processes;
+use crate::meter::processes::{self, Role};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open,
     pidfd_send_signal, prlimit, waitid,
 };
+use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use vesta_nn::worker::fork_server::{Forked, Order};
+use vesta_nn::worker::wire;
 
 /// Longest last words of a worker, in bytes: its standard error is a file in memory of that size. The message
 /// of a failed allocation fits.
 const COMPLAINT_BYTES: u64 = 4 << 10;
 
-/// What a worker is started with.
+/// How long the fork server may take for an answer.
+const FORK_MAX: Duration = Duration::from_secs(1);
+
+/// What workers are forked from.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     pub path: PathBuf,
@@ -39,6 +46,66 @@ pub(crate) struct Process {
     reaped: bool,
 }
 
+/// The process that workers are forked from. Its end is nothing to them.
+pub(crate) struct ForkServer(Process);
+
+impl ForkServer {
+    /// Starts it. It ends with the calling thread; what it forks ends with the host.
+    pub fn start(program: &Program) -> io::Result<ForkServer> {
+        // Of the whole process, and for good: the parent of its orphans' orphans.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        Process::execute(program).map(ForkServer)
+    }
+
+    /// Forks a spare. What one that ends meanwhile had begun to fork ends by itself, and is reaped with the
+    /// host.
+    pub fn fork(&mut self) -> Result<Process, ForkError> {
+        match self.ask() {
+            Ok(forked) => forked.map_err(ForkError::Refused),
+            Err(e) if is_gone(&e) => {
+                // It has closed its socket, and so has ended, or should.
+                self.0.kill();
+                let exit = self.0.wait().map_err(ForkError::Gone)?;
+                let text = format!("the process that workers are forked from has ended: {exit}");
+                Err(ForkError::Gone(io::Error::other(text)))
+            }
+            Err(e) => Err(ForkError::Gone(e)),
+        }
+    }
+
+    /// The inner error is the fork server's answer.
+    fn ask(&self) -> io::Result<io::Result<Process>> {
+        let socket = self.0.control.as_fd();
+        let (control, theirs) = packets()?;
+        let complaint = complaint()?;
+        wire::send(socket, &Order::Fork, &[theirs.as_fd(), complaint.as_fd()])?;
+        drop(theirs);
+        if !has_input(socket, FORK_MAX)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
+        match wire::receive::<Forked>(socket, &mut buffer, RecvFlags::empty())?.0 {
+            Forked::Worker { pid, cpu_ns, shared_bytes } => {
+                processes::used(cpu_ns);
+                let role = Role::Worker { shared_bytes, counted_bytes: 0 };
+                Ok(Process::watched(pid, control, complaint, role))
+            }
+            Forked::Failed { reason } => Ok(Err(io::Error::other(reason))),
+        }
+    }
+}
+
+/// Why there is no spare.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForkError {
+    /// The fork server goes on.
+    #[error(transparent)]
+    Refused(io::Error),
+    /// Another one is needed.
+    #[error(transparent)]
+    Gone(io::Error),
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Exit {
@@ -49,37 +116,39 @@ pub(crate) struct Exit {
 }
 
 impl Process {
-    /// Starts a spare. It ends with the calling thread.
-    pub fn start(program: &Program) -> io::Result<Process> {
+    /// Executes a program that ends with the calling thread.
+    pub fn execute(program: &Program) -> io::Result<Process> {
         let (control, theirs) = packets()?;
-        let complaint = vesta_nn::worker::memory::sealed("vesta-stderr", COMPLAINT_BYTES)?;
-        let mut child = Command::new(&program.path)
+        let complaint = complaint()?;
+        let child = Command::new(&program.path)
             .arg0("vesta")
             .args([program.argument, &std::process::id().to_string()])
             .env_clear()
+            .envs([vesta_nn::ENVIRONMENT])
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::from(complaint.try_clone()?))
             .spawn()?;
-        // A positive number: it is the id of a process.
-        let pid = Pid::from_raw(child.id() as i32).ok_or_else(|| io::Error::other("no process id"))?;
-        // Nobody else reaps it, so the id is still its own.
+        Process::watched(child.id(), control, complaint, Role::ForkServer)
+    }
+
+    /// A child that nobody else reaps, so that the id is its own.
+    fn watched(pid: u32, control: OwnedFd, complaint: OwnedFd, role: Role) -> io::Result<Process> {
+        let pid = Pid::from_raw(pid.cast_signed()).ok_or_else(|| io::Error::other("no process id"))?;
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
             Err(e) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+                let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
                 return Err(e.into());
             }
         };
-        processes::started(pid);
+        processes::started(pid, role);
         Ok(Process { pid, pidfd, control, complaint, whole_cpu_ns: 0, reaped: false })
     }
 
     pub fn is_alive(&self) -> bool {
-        let mut fd = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        matches!(poll(&mut fd, Some(&now)), Ok(0))
+        matches!(has_input(self.pidfd.as_fd(), Duration::ZERO), Ok(false))
     }
 
     /// Has the kernel refuse it more than so many bytes beyond what it has now: its next allocation fails
@@ -123,6 +192,16 @@ impl Process {
     }
 }
 
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.signal, self.code) {
+            (Some(signal), _) => write!(f, "signal {signal}")?,
+            (None, code) => write!(f, "exit code {}", code.unwrap_or(-1))?,
+        }
+        if self.complaint.is_empty() { Ok(()) } else { write!(f, ", {}", self.complaint) }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.reaped {
@@ -133,9 +212,27 @@ impl Drop for Process {
     }
 }
 
+/// The file in memory for last words.
+fn complaint() -> io::Result<OwnedFd> {
+    vesta_nn::worker::memory::sealed("vesta-stderr", COMPLAINT_BYTES)
+}
+
 /// A pair of connected sockets that keep messages apart.
 pub(super) fn packets() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Waits for input, or for the other side's end.
+pub(super) fn has_input(fd: BorrowedFd<'_>, most: Duration) -> io::Result<bool> {
+    let mut fd = [PollFd::new(&fd, PollFlags::IN)];
+    let most = Timespec { tv_sec: most.as_secs().cast_signed(), tv_nsec: most.subsec_nanos().into() };
+    Ok(rustix::io::retry_on_intr(|| poll(&mut fd, Some(&most)))? > 0)
+}
+
+/// Whether an error means that a socket's other side is gone.
+pub(super) fn is_gone(e: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(e.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// A descriptor for whose input Tokio waits. Within a Tokio runtime.

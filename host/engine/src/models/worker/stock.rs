@@ -1,12 +1,12 @@
-//! Spares: workers that were started before anybody needs one.
+//! Spares: workers that were forked before anybody needs one.
 //!
-//! Starting a process takes some milliseconds, which a cold start does not have. One thread keeps a few in
-//! stock and starts the next where one was taken. That thread lives as long as the host, since a process that
-//! asked for it ends with the **thread** that started it.
+//! One thread keeps a few in stock and has the next one forked where one was taken. That thread lives as long
+//! as the host, since a process that asked for it ends with the **thread** that started it.
 
-use super::process::{Process, Program};
+use super::process::{ForkError, ForkServer, Process, Program};
 use crate::meter::cpu;
 use std::io;
+use std::mem::take;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 const SPARES: usize = 2;
 /// How long a cold start waits for a spare.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long nothing is forked after a spare was taken, unless there is none left: the processors belong to the
+/// cold start meanwhile.
+const REST: Duration = Duration::from_millis(50);
 /// How long the thread waits after a process could not be started.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -31,7 +34,22 @@ struct State {
     /// Why the last start failed; none once one succeeds.
     failure: Option<String>,
     waiting: usize,
+    taken_at: Option<Instant>,
+    /// Spares are to be forked from another process from now on.
+    is_retired: bool,
     closed: bool,
+}
+
+impl State {
+    /// How long it may rest before the next is forked; none where enough are there.
+    fn rest(&self) -> Option<Duration> {
+        if self.spares.len() >= SPARES.max(self.waiting) {
+            return None;
+        }
+        let is_urgent = self.spares.is_empty() || self.waiting > self.spares.len();
+        let since = self.taken_at.filter(|_| !is_urgent).map_or(REST, |at| at.elapsed());
+        Some(REST.saturating_sub(since))
+    }
 }
 
 impl Shared {
@@ -61,6 +79,7 @@ impl Stock {
         state.waiting += 1;
         loop {
             if let Some(spare) = state.spares.pop() {
+                state.taken_at = Some(Instant::now());
                 self.0.changed.notify_all();
                 if spare.is_alive() {
                     state.waiting -= 1;
@@ -80,6 +99,21 @@ impl Stock {
             state = self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+
+    /// A worker has crashed. What a model learned by that of how memory is laid out is true of no worker to
+    /// come: the spares are given up with the process that they were forked from.
+    pub fn retirement(&self) -> impl FnOnce() + Send + 'static {
+        let shared = self.0.clone();
+        move || {
+            let mut state = shared.state();
+            state.is_retired = true;
+            let given_up = take(&mut state.spares);
+            shared.changed.notify_all();
+            drop(state);
+            // Each is waited for, which takes the kernel's own time.
+            drop(given_up);
+        }
+    }
 }
 
 impl Drop for Stock {
@@ -91,17 +125,28 @@ impl Drop for Stock {
 
 /// Starts what is missing, until the stock is closed.
 fn fill(shared: &Shared) {
+    let mut server = None;
     let mut state = shared.state();
     loop {
         if state.closed {
             return;
         }
-        if state.spares.len() >= SPARES.max(state.waiting) {
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            continue;
+        match state.rest() {
+            None => {
+                state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            Some(rest) if !rest.is_zero() => {
+                state = shared.changed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            Some(_) => {}
+        }
+        if take(&mut state.is_retired) {
+            server = None;
         }
         drop(state);
-        let started = Process::start(&shared.program);
+        let started = fork(&mut server, &shared.program);
         state = shared.state();
         match started {
             Ok(spare) => {
@@ -121,6 +166,33 @@ fn fill(shared: &Shared) {
                     .unwrap_or_else(PoisonError::into_inner)
                     .0;
             }
+        }
+    }
+}
+
+/// Forks a spare, and starts the fork server for that where there is none. One that was there and has ended is
+/// replaced at once: somebody has killed it.
+fn fork(server: &mut Option<ForkServer>, program: &Program) -> io::Result<Process> {
+    let mut was_there = server.is_some();
+    loop {
+        let mut ready = match server.take() {
+            Some(ready) => ready,
+            None => ForkServer::start(program)?,
+        };
+        match ready.fork() {
+            Ok(spare) => {
+                *server = Some(ready);
+                return Ok(spare);
+            }
+            Err(ForkError::Refused(e)) => {
+                *server = Some(ready);
+                return Err(e);
+            }
+            Err(ForkError::Gone(e)) if was_there => {
+                tracing::warn!(%e, "workers are forked from a new process");
+                was_there = false;
+            }
+            Err(ForkError::Gone(e)) => return Err(e),
         }
     }
 }

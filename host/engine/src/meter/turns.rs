@@ -1,0 +1,22 @@
+//! Turns on a thread of Tokio.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+/// Sends the task behind all others of its thread, those included whose input has come meanwhile.
+pub(crate) async fn let_others_run() {
+    // Tokio's own yield has the thread look for input, and wakes no second one. But it wakes this task last,
+    // and what is woken last runs first.
+    tokio::task::yield_now().await;
+    // A task that wakes itself goes to the end of the queue.
+    let mut is_last = false;
+    poll_fn(|cx| {
+        if is_last {
+            return Poll::Ready(());
+        }
+        is_last = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
