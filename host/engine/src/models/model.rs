@@ -13,9 +13,11 @@ use vesta_nn::{LoadError, PreparedFiles};
 /// Deaths of a model's workers, with no run answered in between, after which the model is set aside.
 const DEATHS_MAX: u32 = 5;
 /// The same with runs answered in between: so many at once, and one more in each of these times. A worker
-/// that is replaced costs the platform some milliseconds of CPU time.
+/// that is replaced costs the platform some milliseconds of CPU time, and more where the model takes more to
+/// be loaded: at most a tenth of a core.
 const DEATHS_AT_ONCE: u32 = 20;
 const DEATH_EACH: Duration = Duration::from_secs(1);
+const LOAD_FACTOR: u32 = 10;
 /// How long it is set aside at first, and at most.
 const ASIDE: Duration = Duration::from_secs(1);
 const ASIDE_MAX: Duration = Duration::from_secs(60);
@@ -62,8 +64,10 @@ pub(super) struct Estimate {
 struct Health {
     /// Deaths since a run was answered.
     in_a_row: u32,
-    /// When as much time will have passed as the deaths so far are worth, [`DEATH_EACH`] each.
+    /// When as much time will have passed as the deaths so far are worth, [`DEATH_EACH`] each or more.
     paid_at: Option<Instant>,
+    /// CPU time of loading the model.
+    load: Duration,
     aside: Option<(Instant, String)>,
 }
 
@@ -71,7 +75,8 @@ impl Health {
     /// A worker has ended by itself, or at a limit.
     fn died(&mut self, why: String, now: Instant) {
         self.in_a_row = self.in_a_row.saturating_add(1);
-        let paid_at = self.paid_at.map_or(now, |at| at.max(now)) + DEATH_EACH;
+        let worth = DEATH_EACH.max(self.load * LOAD_FACTOR);
+        let paid_at = self.paid_at.map_or(now, |at| at.max(now)) + worth;
         self.paid_at = Some(paid_at);
         let in_a_row = self.in_a_row.checked_sub(DEATHS_MAX);
         let in_a_row = in_a_row.map(|over| now + ASIDE.saturating_mul(1 << over.min(16)).min(ASIDE_MAX));
@@ -113,7 +118,7 @@ impl Model {
             worker: Mutex::new(Some(worker)),
             starting: Arc::default(),
             alone: (settings.threads > 1).then(|| Arc::new(Semaphore::new(1))),
-            health: Mutex::default(),
+            health: Mutex::new(Health { load: Duration::from_nanos(cpu_ns), ..Health::default() }),
             run_cpu_ns: AtomicU64::new(0),
             run_wall_ns: AtomicU64::new(0),
             run_wall_least_ns: AtomicU64::new(0),
@@ -289,6 +294,23 @@ mod tests {
         }
         // Those at once, and one in each second.
         assert!((110..=125).contains(&deaths), "{deaths} deaths in 100 s");
+    }
+
+    #[test]
+    fn a_model_that_takes_long_to_be_loaded_may_end_workers_less_often() {
+        let begun = Instant::now();
+        let mut health = Health { load: Duration::from_millis(500), ..Health::default() };
+        let mut deaths = 0;
+        for second in 0..100 {
+            let now = begun + Duration::from_secs(second);
+            if !is_aside(&health, now) {
+                health.died("why".into(), now);
+                health.answered();
+                deaths += 1;
+            }
+        }
+        // Four at once, and one in five seconds.
+        assert!((20..=26).contains(&deaths), "{deaths} deaths in 100 s");
     }
 
     #[test]

@@ -74,16 +74,26 @@ impl Model {
             return Err(InferenceError::SetAside { why, retry_after });
         }
         let queued = Queued { since: Instant::now(), meter: call.meter };
-        let turn = self.alone().await;
-        // One that has ended is replaced before a slot is taken, so that nobody else waits for that.
-        self.worker().await?;
-        let slot = self.slot(&call).await;
-        if matches!(&slot, Err(e) if e.is_late()) {
-            self.was_late();
-        }
+        let place = Place { slot: None, _turn: self.alone().await };
         drop(queued);
-        let place = Place { slot: Some(slot?), _turn: turn };
         Run::new(self.clone(), place, call.held.clone()).answer(&call).await
+    }
+
+    /// A worker that serves, and a slot for a run in it. One that has ended is replaced while no slot is held,
+    /// so that nobody else waits for that.
+    async fn place(self: &Arc<Self>, call: &Call<'_>) -> Result<(Arc<Worker>, Slot), InferenceError> {
+        let _queued = Queued { since: Instant::now(), meter: call.meter };
+        loop {
+            let worker = self.worker().await?;
+            let slot = self.slot(call).await;
+            if matches!(&slot, Err(e) if e.is_late()) {
+                self.was_late();
+            }
+            let slot = slot?;
+            if worker.is_serving() {
+                return Ok((worker, slot));
+            }
+        }
     }
 
     async fn slot(&self, call: &Call<'_>) -> Result<Slot, NoSlot> {
@@ -153,7 +163,8 @@ impl Run {
     pub async fn answer(mut self, call: &Call<'_>) -> Result<Vec<(String, Tensor)>, InferenceError> {
         let (mut crashes, mut kills) = (0, 0);
         loop {
-            let worker = self.model.worker().await?;
+            let (worker, slot) = self.model.place(call).await?;
+            self.place.slot = Some(slot);
             let (soon, since) = (self.model.is_soon_done(), Instant::now());
             let begun = self.begin(worker.clone(), call);
             let ended = match begun {
@@ -191,8 +202,13 @@ impl Run {
                 Death::InferenceLimit | Death::Abandoned => !is_mine,
             };
             if again && Instant::now() < call.deadline {
-                // Cut off by another's death, or perhaps by its own: nobody pays for it.
+                // Cut off by another's death, or perhaps by its own: nobody pays for it. Its slot is another's
+                // until there is a worker.
+                let used_ns = self.under_way.as_ref().map_or(0, UnderWay::cpu_of_the_dead_ns);
                 self.unbilled();
+                if let Some(slot) = self.place.slot.take() {
+                    slot.ended(used_ns);
+                }
                 continue;
             }
             self.bill_the_dead(&death);
