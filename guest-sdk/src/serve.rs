@@ -1,6 +1,6 @@
 //! From the host's call to the handler, and back: what `#[handler]` expands to calls.
 
-use std::io;
+use std::io::{self, Write};
 
 use http::StatusCode;
 use wasip2::http::types::{
@@ -42,6 +42,13 @@ pub fn serve<O: Outcome>(
 ) {
     log::panics_as_lines();
     respond(handler(Request::incoming(request)).into_result(), out);
+    end_of_output();
+}
+
+/// What was printed without the end of a line belongs to this request, and not to the next one of a reused instance.
+fn end_of_output() {
+    // An error means that nobody takes it.
+    let _ = io::stdout().flush();
 }
 
 /// Answers one request with an `async fn`.
@@ -52,6 +59,7 @@ pub fn serve_async<F: Future<Output: Outcome>>(
 ) {
     log::panics_as_lines();
     respond(crate::executor::block_on(handler(Request::incoming(request))).into_result(), out);
+    end_of_output();
 }
 
 fn respond(result: Result<Response, Error>, out: ResponseOutparam) {

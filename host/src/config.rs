@@ -22,6 +22,9 @@ pub struct HostConfig {
     pub public_url: Option<String>,
     /// Invocations are also routed by host name: `{function}.{tenant}.{domain}`.
     pub domain: String,
+    /// Pages of public functions that a path names carry `nosniff` and a sandboxing policy: they have one
+    /// origin.
+    pub path_sandbox: bool,
     pub tls: Option<Tls>,
     /// Memory for code, models, instances and buffers together: bytes, a size such as `"8GiB"`, or a share of
     /// what the machine and the process's control group allow, such as `"80%"` (the default).
@@ -57,6 +60,8 @@ pub struct HostConfig {
     pub prepare: ChildLimits,
     /// Networks that guests may reach although they are not public. Default: none.
     pub outbound_allow_networks: Vec<IpNet>,
+    /// Name servers for outbound calls of guests. Default: those of the system.
+    pub name_servers: Vec<SocketAddr>,
     pub prices: PricePlan,
 }
 
@@ -129,6 +134,7 @@ impl Default for HostConfig {
             control: SocketAddr::from(([127, 0, 0, 1], 7071)),
             public_url: None,
             domain: "localhost".into(),
+            path_sandbox: true,
             tls: None,
             memory: MemorySize::Share(80),
             instances_max: 1_000,
@@ -145,6 +151,7 @@ impl Default for HostConfig {
             package_bytes_max: 2 << 30,
             prepare: ChildLimits::default(),
             outbound_allow_networks: Vec::new(),
+            name_servers: Vec::new(),
             prices: PricePlan::default(),
         }
     }

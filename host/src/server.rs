@@ -128,6 +128,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         clock: clock.clone(),
         prices: prices.clone(),
         domain: config.domain.clone(),
+        path_sandbox: config.path_sandbox,
         tls: tls.is_some(),
         bills: bills.clone(),
     });
@@ -217,6 +218,7 @@ fn runtime_config(config: &HostConfig, data: &DataDir) -> Result<RuntimeConfig> 
         child_limits: config.prepare,
         model_limits: ModelLimits { depth_max: config.model_depth_max, ..ModelLimits::default() },
         outbound_allow_networks: config.outbound_allow_networks.clone(),
+        name_servers: config.name_servers.clone(),
     })
 }
 

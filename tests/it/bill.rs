@@ -186,10 +186,13 @@ fn memory_of_tensors_and_of_models_is_on_the_record_and_on_the_bill() {
         record
     };
     let small = number(&billed("/ok"), "peak_memory_bytes");
-    // As much in the guest's own memory, and again at the host.
+    // As much in the guest's own memory, where a part of a page may be free, and again at the host.
     let tensor = billed("/keep-tensor?bytes=10000000");
     let peak = number(&tensor, "peak_memory_bytes");
-    assert!((small + 20_000_000..small + 24_000_000).contains(&peak), "{peak} and {small}: {tensor}");
+    assert!(
+        (small + 20_000_000 - (64 << 10)..small + 24_000_000).contains(&peak),
+        "{peak} and {small}: {tensor}"
+    );
     assert_eq!(number(&tensor, "model_memory_peak_bytes"), 0, "{tensor}");
     // 4,000 rows by themselves are 64 MB.
     let run = billed("/infer?model=m&input=x&shape=4000x1&type=f32&bytes=16000");

@@ -19,6 +19,7 @@ mod keep_alive;
 mod limits;
 mod logs;
 mod memory;
+mod neighbours;
 mod onnx;
 mod openapi;
 mod portability;

@@ -76,9 +76,132 @@ fn a_long_body_carries_its_bill_in_trailers_for_those_who_take_them() {
 fn a_guests_own_trailers_arrive() {
     let host = Host::shared();
     Package::rogue("own-trailers").deploy(&host.control());
-    let received = fetch(&host, true, "/fn/default/own-trailers/trailers", |_| ());
-    assert_eq!(received.trailers.get("x-sum").map(|v| v.as_bytes()), Some(&b"100000"[..]), "{received:?}");
-    assert!(received.trailers.contains_key("vesta-cost"), "{:?}", received.trailers);
+    for bytes in [0, 100, 100_000] {
+        let path = format!("/fn/default/own-trailers/trailers?bytes={bytes}");
+        for (http2, received) in
+            [(true, fetch(&host, true, &path, |_| ())), (false, fetch(&host, false, &path, te))]
+        {
+            let sum = received.trailers.get("x-sum").and_then(|v| v.to_str().ok());
+            assert_eq!(sum, Some(&*bytes.to_string()), "{http2} {received:?}");
+            assert!(received.whole && received.body.len() == bytes, "{http2} {received:?}");
+            let bill = if bytes == 100_000 { &received.trailers } else { &received.headers };
+            assert!(bill.contains_key("vesta-cost"), "{http2} {received:?}");
+        }
+        // A client that takes none gets the answer without them.
+        let plain = fetch(&host, false, &path, |_| ());
+        assert!(plain.whole && plain.trailers.is_empty() && plain.body.len() == bytes, "{plain:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_was_whole_is_an_answer_whatever_its_guest_does_then() {
+    let host = Host::shared();
+    Package::rogue("parting").deploy(&host.control());
+    for (path, outcome) in [("/answer-then-exit", "guest_error"), ("/answer-then-trap", "trap")] {
+        let reply = host.invoke("parting", path).expect(200);
+        assert_eq!(reply.text(), "answered first\n", "{path}");
+        let record = host.record(&reply.invocation());
+        assert!(["trap", outcome].contains(&record["outcome"].as_str().expect("an outcome")), "{record}");
+        assert_eq!(record["bytes_out"], 15, "{record}");
+    }
+    // Also where it goes on for a while, and over a limit.
+    Package::rogue("works-on").limit("cpu_ms", 100).limit("wall_ms", 700).deploy(&host.control());
+    for http2 in [false, true] {
+        for (path, outcome) in [
+            ("/after?units=100000", "cpu_limit"),
+            ("/answer-then-sleep?ms=5000", "wall_limit"),
+            ("/answer-then-sleep-and-trap?ms=50", "trap"),
+        ] {
+            let received = fetch(&host, http2, &format!("/fn/default/works-on{path}"), |_| ());
+            assert!(received.whole && received.status == 200, "{path}: {received:?}");
+            assert_eq!(&received.body[..], b"answered first\n", "{path}");
+            assert_eq!(host.record(received.invocation())["outcome"], outcome, "{path}");
+        }
+    }
+    // Half of one is none.
+    let half = fetch(&host, false, "/fn/default/parting/half", |_| ());
+    assert!(!half.whole, "{half:?}");
+}
+
+#[test]
+fn the_head_of_a_stream_comes_at_once() {
+    let host = Host::shared();
+    Package::rogue("heads").limit("wall_ms", 5_000).deploy(&host.control());
+    for http2 in [false, true] {
+        for path in ["/infinite", "/events?ms=3000", "/trickle?chunks=3&ms=2000", "/ok", "/big?bytes=300000"]
+        {
+            let begun = std::time::Instant::now();
+            let received = fetch(&host, http2, &format!("/fn/default/heads{path}"), |request| {
+                *request.method_mut() = "HEAD".parse().expect("a method");
+            });
+            assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{path}: {:?}", begun.elapsed());
+            assert_eq!((received.status, received.body.len()), (200, 0), "{path}: {received:?}");
+            assert_eq!(host.record(received.invocation())["outcome"], "ok", "{path}");
+        }
+        // Nor has a refusal a body.
+        let refused = fetch(&host, http2, "/fn/default/nobody/", |request| {
+            *request.method_mut() = "HEAD".parse().expect("a method");
+        });
+        assert_eq!((refused.status, refused.body.len()), (404, 0), "{refused:?}");
+    }
+    // An event stream begins before its first event.
+    let address = host.invoke_address();
+    let request = load::request("GET", address, "/fn/default/heads/events?ms=1500", host.tenant_key(), "");
+    load::runtime().block_on(async {
+        let mut connection = Connection::http1(address).await.expect("connect");
+        let begun = std::time::Instant::now();
+        connection.begin(request).await.expect("a head");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn only_final_statuses_are_answers_and_some_have_no_body() {
+    let host = Host::shared();
+    Package::rogue("statuses").deploy(&host.control());
+    for code in [200, 299, 404, 599] {
+        assert_eq!(host.invoke("statuses", &format!("/status?code={code}")).status, code);
+    }
+    for code in [100, 103, 199, 600, 999] {
+        host.invoke("statuses", &format!("/status?code={code}")).expect_problem(502, "guest-error");
+    }
+    for code in [204, 205, 304] {
+        for http2 in [false, true] {
+            let received = fetch(&host, http2, &format!("/fn/default/statuses/status?code={code}"), |_| ());
+            assert_eq!((received.status, received.body.len()), (code, 0), "{received:?}");
+            assert!(received.whole, "{received:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_has_one_host() {
+    use std::io::{Read, Write};
+    let host = Host::shared();
+    Package::rogue("hosted").set("/public", serde_json::json!(true)).deploy(&host.control());
+    let ask = |hosts: &str, version: &str| {
+        let mut stream = std::net::TcpStream::connect(host.invoke_address()).expect("connect");
+        let request = format!("GET /fn/default/hosted/ok HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    assert!(ask("host: a\r\n", "1.1").starts_with("HTTP/1.1 200"));
+    assert!(ask("", "1.0").starts_with("HTTP/1.0 200"));
+    assert!(ask("host: a\r\nhost: b\r\n", "1.0").contains(" 400 "));
+    for hosts in ["", "host: a\r\nhost: a\r\n", "host: a\r\nhost: b\r\n"] {
+        let answer = ask(hosts, "1.1");
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("no-host"), "{answer}");
+    }
+    // A tenant's host name is its own, whatever the path says.
+    let answer = ask("host: shop.default.localhost\r\n", "1.1");
+    assert!(answer.starts_with("HTTP/1.1 401") || answer.starts_with("HTTP/1.1 404"), "{answer}");
+    // Under the name that all share a page has no origin.
+    let answer = ask("host: localhost\r\n", "1.1").to_ascii_lowercase();
+    assert!(answer.contains("x-content-type-options: nosniff"), "{answer}");
+    assert!(answer.contains("content-security-policy: sandbox"), "{answer}");
+    assert!(!ask("host: hosted.default.localhost\r\n", "1.1").contains("sandbox"));
 }
 
 #[test]
@@ -212,7 +335,7 @@ fn head_is_answered_with_the_head_alone_and_is_billed() {
         [(false, "/ok"), (true, "/ok"), (false, "/big?bytes=300000&chunked"), (false, "/status?code=204")]
     {
         let received = fetch(&host, http2, &format!("/fn/default/headless{path}"), |request| {
-            *request.method_mut() = http::Method::HEAD;
+            *request.method_mut() = "HEAD".parse().expect("a method");
         });
         assert!((200..300).contains(&received.status) && received.body.is_empty(), "{path}: {received:?}");
         let record = host.record(received.invocation());

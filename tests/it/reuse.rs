@@ -214,7 +214,8 @@ fn waiting_for_a_request_costs_nothing_and_memory_is_what_the_instance_holds_mea
     let small = peak(host.invoke("holds", "/ok").expect(200));
     assert!(small < 4 << 20, "{small}");
     let grown = peak(host.invoke("holds", "/keep-memory?bytes=10000000").expect(200));
-    assert!(grown >= small + 10_000_000, "{grown}");
+    // A part of a page may have been free.
+    assert!(grown >= small + 10_000_000 - (64 << 10), "{grown}");
     std::thread::sleep(Duration::from_millis(500));
     let reply = host.invoke("holds", "/ok").expect(200);
     let record = host.record(&reply.invocation());
@@ -292,9 +293,9 @@ fn a_request_that_the_guest_kept_does_not_keep_the_client() {
     };
     let first = head("/keep-hold?of=request");
     write!(socket, "POST {first}content-length: {length}\r\n\r\n{body}").expect("send");
-    write!(socket, "GET {}connection: close\r\n\r\n", head("/count")).expect("send");
-    let mut answers = String::new();
     // The host may close the connection on an unread body; what matters is that it does not hang.
+    let _ = write!(socket, "GET {}connection: close\r\n\r\n", head("/count"));
+    let mut answers = String::new();
     let _ = socket.read_to_string(&mut answers);
     assert!(answers.starts_with("HTTP/1.1 200"), "{answers}");
     assert_eq!(

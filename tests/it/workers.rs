@@ -355,8 +355,10 @@ fn a_hundred_models_are_served_with_memory_for_ten() {
         assert_eq!(reply.status, 200, "model-{n}: {}", reply.text());
         served += 1;
         most = most.max(host.process().busy_workers().len());
-        let taken = host.metric("vesta_memory_bytes");
-        assert!(taken <= (320 * MIB) as f64, "{taken}");
+        // What a run has taken is known with the next look at the kernel, once a second; then others go.
+        wait_for("memory within the budget", Duration::from_secs(2), || {
+            (host.metric("vesta_memory_bytes") <= (320 * MIB) as f64).then_some(())
+        });
     }
     println!("{served} requests; at most {most} models at once");
     assert!((2..=20).contains(&most), "{most}");

@@ -73,11 +73,15 @@ pub(crate) fn serving(instances: u32) -> Config {
     config
 }
 
+/// Raised where the host itself makes other code of a component (`prepare/bulk.rs`).
+const CODE_VERSION: u32 = 1;
+
 /// A name for the settings and the runtime's version that compiled code depends on: 16 hexadecimal digits.
 pub(crate) fn compat(engine: &wasmtime::Engine) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    CODE_VERSION.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

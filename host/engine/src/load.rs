@@ -8,6 +8,7 @@ use crate::guest::idle::IdleOfHost;
 use crate::guest::state::{State, World};
 use crate::guest::template::Template;
 use crate::guest::{Instance, Invocation, Run};
+use crate::imports::lookups::Lookups;
 use crate::imports::outbound::OutboundPolicy;
 use crate::meter::cpu;
 use crate::meter::share::InstanceMemory;
@@ -120,6 +121,7 @@ pub(crate) struct Loader {
     pub ticker: Arc<Ticker>,
     pub idle_of_host: Arc<IdleOfHost<Instance>>,
     pub outbound_allow_networks: Vec<IpNet>,
+    pub lookups: Arc<Lookups>,
 }
 
 impl Loader {
@@ -204,6 +206,7 @@ impl Loader {
             models: Arc::new(Models { by_name: models.models, held: Some(held.clone()) }),
             memory: self.memory.clone(),
             outbound: Arc::new(outbound),
+            lookups: self.lookups.clone(),
             ticker: self.ticker.clone(),
         };
         let template = Template {

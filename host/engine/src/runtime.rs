@@ -8,12 +8,14 @@ use crate::guest::Instance;
 use crate::guest::epoch::Ticker;
 use crate::guest::idle::IdleOfHost;
 use crate::guest::linker::linker;
+use crate::imports::lookups::Lookups;
 use crate::load::{self, LoadReport, Loaded, Loader, sealed_model, source};
 use crate::meter::share::{EndIdle, InstanceMemory};
 use crate::models::{Inference, InferenceSlots, LoadedModels, Program, Stock};
 use crate::prepare::child::{self, Answer, CODE_FILE, ChildLimits, Job};
 use crate::prepare::jobs::JobFolders;
 use ipnet::IpNet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,6 +51,8 @@ pub struct RuntimeConfig {
     pub model_limits: ModelLimits,
     /// Networks that guests may reach although they are not public.
     pub outbound_allow_networks: Vec<IpNet>,
+    /// Whom names of other hosts are looked up at. Empty: those of the system.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 /// The runtime of one host.
@@ -101,6 +105,7 @@ impl Runtime {
             ticker,
             idle_of_host: idle_of_host.clone(),
             outbound_allow_networks: config.outbound_allow_networks.clone(),
+            lookups: Lookups::new(config.name_servers.clone()),
         };
         Ok(Runtime { loader: Arc::new(loader), jobs, idle_of_host, config })
     }

@@ -2,16 +2,19 @@
 
 use super::bill::{Bill, write_headers};
 use super::guest_log::GuestLog;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, full};
 use super::request_body::RequestBody;
 use super::respond::{Client, Invoked, respond};
 use super::route::{self, Target};
 use super::{Body, Ingress, bill};
 use crate::registry::Version;
-use crate::tenancy::Identity;
+use crate::tenancy::{self, Identity};
+use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, request};
-use hyper::body::Incoming;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version as HttpVersion, header, request,
+};
+use hyper::body::{Body as _, Incoming};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vesta_core::{InvocationId, Outcome};
@@ -25,9 +28,21 @@ const VERSION: HeaderName = HeaderName::from_static("vesta-version");
 
 /// Answers one request of the data plane.
 pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<Body> {
+    let is_head = request.method() == Method::HEAD;
+    let response = answer(ingress, request).await;
+    if is_head { without_body(response) } else { response }
+}
+
+async fn answer(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<Body> {
     let arrived = Instant::now();
     let id = ingress.new_id();
     let (parts, body) = request.into_parts();
+
+    // One host name, which says whose page this is (RFC 9112, section 3.2).
+    let hosts = parts.headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && parts.version == HttpVersion::HTTP_11) {
+        return refuse(Refusal::no_host(), id);
+    }
 
     // Who calls, if anyone.
     let caller = match identify(&ingress, &parts.headers) {
@@ -52,6 +67,8 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Respon
 
     // Is there room, and can it be billed?
     let limits = version.manifest.limits;
+    // A browser sends no key: private functions have no pages.
+    let is_on_shared_name = target.by_path && version.manifest.public && ingress.path_sandbox;
     if !ingress.journal.is_healthy() {
         return refuse(Refusal::unrecorded(), id);
     }
@@ -84,7 +101,11 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Respon
     let deadline = Instant::now() + Duration::from_millis(limits.wall_ms);
     let client = Client::of(&parts);
     let body = RequestBody { inner: body, bytes_max: limits.request_body_bytes, meter: bill.body.clone() };
-    let request = guest_request(parts, body, &target, &version, id);
+    let mut request = guest_request(parts, body, &target, &version, id);
+    if is_on_shared_name {
+        // They are of all tenants' pages.
+        request.headers_mut().remove(header::COOKIE);
+    }
     let tenant = version.tenant.clone();
     let logs = Arc::new(GuestLog {
         store: ingress.logs.clone(),
@@ -97,7 +118,35 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Respon
     let run = loaded.run(request, ingress.tls, invocation);
 
     // Its answer, its end, its record.
-    respond(Invoked { run, bill, held: admitted, limits }, client).await
+    let mut response = respond(Invoked { run, bill, held: admitted, limits }, client).await;
+    if is_on_shared_name {
+        keep_apart(response.headers_mut());
+    }
+    response
+}
+
+/// The answer to a HEAD request: HTTP/2 sends what it is given.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    if let Some(bytes) = response.body().size_hint().exact().filter(|bytes| *bytes > 0) {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(bytes));
+    }
+    response.map(|_| full(Bytes::new()))
+}
+
+/// What a browser keeps for an origin as a whole, or lets it do with it.
+const OF_THE_ORIGIN: [&str; 6] =
+    ["set-cookie", "clear-site-data", "nel", "report-to", "reporting-endpoints", "strict-transport-security"];
+
+/// All tenants' pages have one origin where the path names the function. What a browser loads from there is a
+/// page only where it says so, and has no origin of its own: neither cookies, nor storage, nor other pages.
+fn keep_apart(headers: &mut HeaderMap) {
+    let sandbox = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts";
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for name in OF_THE_ORIGIN {
+        headers.remove(name);
+    }
+    // A policy of the function's own stays, and can only take more away.
+    headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(sandbox));
 }
 
 fn refuse(refusal: Refusal, id: InvocationId) -> Response<Body> {
@@ -130,15 +179,8 @@ pub async fn fail(mut bill: Bill, outcome: Outcome, refusal: Refusal) -> Respons
 
 /// Only Vesta's own keys identify a caller here; any other Authorization header is the function's business.
 fn identify(ingress: &Ingress, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Refusal> {
-    let ours = headers.get_all(header::AUTHORIZATION).iter().find(|value| is_vesta_key(value));
+    let ours = headers.get_all(header::AUTHORIZATION).iter().find(|value| tenancy::is_our_key(value));
     ingress.tenancy.identify(ours).map_err(|e| Refusal::wrong_key(e.to_string()))
-}
-
-fn is_vesta_key(value: &HeaderValue) -> bool {
-    let bytes = value.as_bytes();
-    bytes.len() > 10
-        && bytes[..7].eq_ignore_ascii_case(b"bearer ")
-        && bytes[7..].trim_ascii_start().starts_with(b"vk_")
 }
 
 fn host(parts: &request::Parts) -> Option<&str> {
@@ -162,7 +204,7 @@ fn guest_request(
     let authority = authority.unwrap_or_else(|| Authority::from_static("localhost"));
     let uri = http::Uri::builder().scheme("http").authority(authority).path_and_query(target.path.as_str());
     parts.uri = uri.build().unwrap_or_else(|_| http::Uri::from_static("http://localhost/"));
-    if parts.headers.get_all(header::AUTHORIZATION).iter().any(is_vesta_key) {
+    if parts.headers.get_all(header::AUTHORIZATION).iter().any(tenancy::is_our_key) {
         parts.headers.remove(header::AUTHORIZATION);
     }
     parts.headers.insert(DEADLINE_MS, HeaderValue::from(version.manifest.limits.wall_ms));

@@ -39,6 +39,8 @@ pub struct Ingress {
     pub prices: Prices,
     /// Host names `{function}.{tenant}.{domain}` are routed too.
     pub domain: String,
+    /// Pages of functions that a path names are kept apart from one another.
+    pub path_sandbox: bool,
     pub tls: bool,
     /// Bills that are open: a drain waits for them, also where their client is gone.
     pub bills: TaskTracker,

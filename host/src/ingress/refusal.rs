@@ -39,6 +39,10 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
 
+    pub fn no_host() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "no-host", "a request has one Host header")
+    }
+
     pub fn no_key() -> Self {
         let detail = "this function is private: send a key of its tenant as 'Authorization: Bearer vk_...'";
         Self::new(StatusCode::UNAUTHORIZED, "no-key", detail)

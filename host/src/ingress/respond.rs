@@ -69,23 +69,33 @@ pub async fn respond(mut invoked: Invoked, client: Client) -> Response<Body> {
         Ok(head) => head,
         Err(ended) => return invoked.fail(ended).await,
     };
-    if head.status.is_informational() {
+    if !(200..=599).contains(&head.status.as_u16()) {
         let detail =
-            format!("the function answered with status {}, which is no final answer", head.status.as_u16());
+            format!("the function answered with status {}; an answer has 200 to 599", head.status.as_u16());
         return invoked.fail(Ended { outcome: Outcome::GuestError, detail }).await;
     }
-    if client.head_only || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        return bodyless(invoked, head).await;
-    }
-    let begun = hold(&mut invoked, &head).await;
+    let is_bodyless = client.head_only || has_no_body(head.status);
+    let begun = match is_bodyless {
+        true => pass_over(&mut invoked, client.head_only).await,
+        false => hold(&mut invoked, &head).await,
+    };
     if let Some(ended) = begun.broken {
         return invoked.fail(ended).await;
     }
+    if is_bodyless {
+        return bodyless(invoked, head, begun.whole, client).await;
+    }
     if begun.whole {
-        whole(invoked, head, begun).await
+        let ended = invoked.run.ended().await;
+        whole(invoked, head, begun, ended, client).await
     } else {
         stream(invoked, head, begun.data.freeze(), client)
     }
+}
+
+/// Statuses whose answers have no body (RFC 9110, section 15).
+fn has_no_body(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 impl Invoked {
@@ -107,24 +117,56 @@ fn request_over_limit() -> Ended {
     Ended { outcome: Outcome::RequestLimit, detail: "the request's body is over its limit".into() }
 }
 
-/// Answers with the head alone; what the guest writes of a body goes nowhere.
-async fn bodyless(mut invoked: Invoked, mut head: response::Parts) -> Response<Body> {
-    let run = &mut invoked.run;
-    while let Some(Ok(_)) = poll_fn(|cx| run.poll_frame(cx)).await {}
+/// Answers with the head alone. A guest whose body is not whole by then is ended: nobody would read it.
+async fn bodyless(
+    mut invoked: Invoked,
+    mut head: response::Parts,
+    is_whole: bool,
+    client: Client,
+) -> Response<Body> {
+    let ended = if is_whole {
+        invoked.run.ended().await
+    } else {
+        invoked.run.stop();
+        Ended::well()
+    };
     let length = head.headers.remove(header::CONTENT_LENGTH);
-    let may_have_length = head.status != StatusCode::NO_CONTENT;
-    let mut response = whole(invoked, head, Begun::default()).await;
+    let may_have_length = client.head_only && !has_no_body(head.status);
+    let mut response = whole(invoked, head, Begun::default(), ended, client).await;
     if let (true, Some(length)) = (may_have_length && response.status().is_success(), length) {
         response.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
     response
 }
 
+/// Reads a body that is not sent: to its end, or only for as long as one is held.
+async fn pass_over(invoked: &mut Invoked, head_only: bool) -> Begun {
+    let until = Instant::now() + if head_only { HELD_TIME_MAX } else { FAR };
+    let (mut begun, mut bytes) = (Begun::default(), 0);
+    // One that always has more never lets the time-out see its time.
+    while Instant::now() < until {
+        let run = &mut invoked.run;
+        match timeout_at(until, poll_fn(|cx| run.poll_frame(cx))).await {
+            Err(_) => break,
+            Ok(Some(Ok(frame))) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Ok(Some(Err(())) | None) => {
+                begun.whole = true;
+                begun.broken = invoked.bill.body.is_over_limit().then(request_over_limit);
+                return begun;
+            }
+        }
+        if bytes > invoked.limits.response_body_bytes {
+            break;
+        }
+    }
+    begun
+}
+
 /// Reads the body until it ends, is too long or too slow to be held.
 async fn hold(invoked: &mut Invoked, head: &response::Parts) -> Begun {
     let declared = declared_length(&head.headers);
     let mut begun = Begun::default();
-    if declared.is_some_and(|n| n > HELD_BYTES_MAX as u64) {
+    if declared.is_some_and(|n| n > HELD_BYTES_MAX as u64) || is_event_stream(&head.headers) {
         return begun;
     }
     let mut until = Instant::now() + FAR;
@@ -163,10 +205,17 @@ async fn hold(invoked: &mut Invoked, head: &response::Parts) -> Begun {
     }
 }
 
+/// Whether events come one by one, each when it happens.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    const EVENTS: &str = "text/event-stream";
+    let ty = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    ty.and_then(|ty| ty.trim().get(..EVENTS.len())).is_some_and(|ty| ty.eq_ignore_ascii_case(EVENTS))
+}
+
 /// The body has ended; the guest may still work. A body that ended because its guest was ended is not whole,
-/// unless it has all the bytes that it declared.
+/// unless the guest had finished it, or it has all the bytes that it declared.
 async fn finish_held(invoked: &mut Invoked, mut begun: Begun, declared: Option<u64>) -> Begun {
-    let ended_before = invoked.run.has_ended();
+    let ended_before = invoked.run.has_ended() && !invoked.run.is_whole();
     let complete = declared == Some(begun.data.len() as u64);
     let ended = invoked.run.ended().await;
     let other_length = declared.is_some() && !complete;
@@ -179,8 +228,13 @@ async fn finish_held(invoked: &mut Invoked, mut begun: Begun, declared: Option<u
 }
 
 /// A response that is there as a whole, with its bill in the headers.
-async fn whole(mut invoked: Invoked, head: response::Parts, begun: Begun) -> Response<Body> {
-    let ended = invoked.run.ended().await;
+async fn whole(
+    invoked: Invoked,
+    head: response::Parts,
+    begun: Begun,
+    ended: Ended,
+    client: Client,
+) -> Response<Body> {
     let Invoked { run, mut bill, held, .. } = invoked;
     drop(run);
     drop(held);
@@ -200,10 +254,18 @@ async fn whole(mut invoked: Invoked, head: response::Parts, begun: Begun) -> Res
         // One length, and the right one, whatever the guest set: the next response begins behind it.
         head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(data.len()));
     }
-    let body = match begun.trailers {
+    let trailers = begun.trailers.filter(|_| client.takes_trailers).map(own_trailers_out);
+    let body = match trailers.filter(|trailers| !trailers.is_empty()) {
         None => full(data),
         Some(trailers) => {
-            let trailers = own_trailers_out(trailers);
+            if !client.http2 {
+                // Trailers need the chunked coding, which a length rules out, and are sent where they are named.
+                head.headers.remove(header::CONTENT_LENGTH);
+                head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                for name in trailers.keys() {
+                    head.headers.append(header::TRAILER, HeaderValue::from(name.clone()));
+                }
+            }
             let with = http_body_util::Full::new(data).with_trailers(async move { Some(Ok(trailers)) });
             with.map_err(|never| match never {}).boxed_unsync()
         }
@@ -215,6 +277,7 @@ async fn whole(mut invoked: Invoked, head: response::Parts, begun: Begun) -> Res
 
 /// A response that is sent as it comes; its bill comes as trailers where the client takes them.
 fn stream(mut invoked: Invoked, head: response::Parts, begun: Bytes, client: Client) -> Response<Body> {
+    let announced: Vec<HeaderValue> = head.headers.get_all(header::TRAILER).iter().cloned().collect();
     let mut head = own_headers_out(head);
     let declared = declared_length(&head.headers);
     invoked.bill.status = head.status.as_u16();
@@ -225,6 +288,10 @@ fn stream(mut invoked: Invoked, head: response::Parts, begun: Bytes, client: Cli
     if client.takes_trailers {
         let names = "server-timing, vesta-billed-cpu-us, vesta-cost";
         head.headers.insert(header::TRAILER, HeaderValue::from_static(names));
+        // HTTP/1.1 sends those alone that are announced.
+        for names in announced {
+            head.headers.append(header::TRAILER, names);
+        }
         if !client.http2 {
             // Trailers need the chunked coding, which a declared length rules out.
             head.headers.remove(header::CONTENT_LENGTH);

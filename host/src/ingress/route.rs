@@ -9,13 +9,27 @@ pub struct Target {
     pub selector: Option<String>,
     /// Path and query as the guest sees them; begins with `/`.
     pub path: String,
+    /// The path names the function, under a host name that all tenants share.
+    pub by_path: bool,
 }
 
 /// The target of a request, or none where neither path nor host name names a function.
 ///
-/// `/fn/{tenant}/{function}[@{selector}][/{path}]` stands above `{function}.{tenant}.{domain}`.
+/// A host name below the domain is a function's, `{function}.{tenant}.{domain}`, or nobody's: what a path says
+/// there is for the function alone, so that no tenant answers under another's name. Everywhere else
+/// `/fn/{tenant}/{function}[@{selector}][/{path}]` names the function.
 pub fn target(uri: &http::Uri, host: Option<&str>, domain: &str) -> Option<Target> {
-    by_path(uri).or_else(|| by_host(uri, host?, domain))
+    match host.and_then(|host| below(host, domain)) {
+        Some(names) => by_host(uri, &names),
+        None => by_path(uri),
+    }
+}
+
+/// The part of a host name that stands before the domain.
+fn below(host: &str, domain: &str) -> Option<String> {
+    let host = host.rsplit_once(':').map_or(host, |(name, _port)| name).to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    Some(host.strip_suffix(domain)?.strip_suffix('.')?.to_owned())
 }
 
 fn by_path(uri: &http::Uri) -> Option<Target> {
@@ -34,18 +48,17 @@ fn by_path(uri: &http::Uri) -> Option<Target> {
         function: function.into(),
         selector,
         path: with_query(&format!("/{path}"), uri),
+        by_path: true,
     })
 }
 
-fn by_host(uri: &http::Uri, host: &str, domain: &str) -> Option<Target> {
-    let host = host.rsplit_once(':').map_or(host, |(name, _port)| name).to_ascii_lowercase();
-    let names = host.strip_suffix(domain)?.strip_suffix('.')?;
+fn by_host(uri: &http::Uri, names: &str) -> Option<Target> {
     let (function, tenant) = names.split_once('.')?;
     if function.is_empty() || tenant.is_empty() || tenant.contains('.') {
         return None;
     }
     let path = with_query(uri.path(), uri);
-    Some(Target { tenant: tenant.into(), function: function.into(), selector: None, path })
+    Some(Target { tenant: tenant.into(), function: function.into(), selector: None, path, by_path: false })
 }
 
 fn with_query(path: &str, uri: &http::Uri) -> String {
@@ -81,6 +94,20 @@ mod tests {
         assert_eq!(route("/fn/acme/hello@live?q", None), to("acme", "hello", Some("live"), "/?q"));
         for nothing in ["/", "/fn", "/fn/", "/fn/acme", "/fn//hello", "/fn/acme/", "/fnord/a/b"] {
             assert_eq!(route(nothing, None), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn under_a_tenants_host_name_no_path_leads_to_another() {
+        let mallory = "/fn/mallory/phish/login";
+        for host in ["shop.acme.example.org", "SHOP.acme.example.org:8080", "shop.acme.example.org."] {
+            assert_eq!(route(mallory, Some(host)), to("acme", "shop", None, mallory), "{host}");
+        }
+        for host in ["acme.example.org", "a.shop.acme.example.org"] {
+            assert_eq!(route(mallory, Some(host)), None, "{host}");
+        }
+        for host in ["example.org", "127.0.0.1:7070", "other.net"] {
+            assert_eq!(route(mallory, Some(host)), to("mallory", "phish", None, "/login"), "{host}");
         }
     }
 

@@ -156,7 +156,7 @@ async fn end(open: Open, broken: Option<Ended>) -> End {
     let Open { invoked: Invoked { mut run, bill, held, .. }, sent, declared, takes_trailers, trailers } =
         open;
     let (short, complete) = (declared.is_some_and(|n| n != sent), declared == Some(sent));
-    let ended_before = run.has_ended();
+    let ended_before = run.has_ended() && !run.is_whole();
     let (ended, cut) = match broken {
         Some(ended) => {
             run.stop();

@@ -1,10 +1,12 @@
 //! What functions write: kept in the database for a while, and passed on to whoever follows.
 //!
-//! Writing never holds a function up: entries wait in a bounded queue for one writer, and past its bound they are
-//! dropped and counted.
+//! Writing never holds a function up: entries wait in a bounded queue for one writer, of which each function has a
+//! share. Past that they are dropped and counted, and the log that they are missing from says so.
 
 use crate::db::{Db, DbError};
+use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +15,9 @@ use vesta_core::{FunctionName, InvocationId, TenantName};
 
 /// Entries that wait for the writer.
 const QUEUE_MAX: usize = 8_192;
+/// Those of one function, while the queue is less than half full, and when it is fuller.
+const OF_FUNCTION_MAX: usize = QUEUE_MAX / 2;
+const OF_FUNCTION_LEAST: usize = 256;
 /// Entries of one transaction.
 const BATCH_MAX: usize = 512;
 /// Entries kept for a follower that falls behind.
@@ -78,10 +83,20 @@ enum Message {
     Flush(oneshot::Sender<()>),
 }
 
+/// What of a function's log waits, and what was dropped since an entry was last written.
+#[derive(Debug, Default, Clone, Copy)]
+struct Share {
+    waiting: usize,
+    dropped: u64,
+}
+
+type Shares = DashMap<(TenantName, FunctionName), Share>;
+
 /// The logs of all functions of one host.
 pub struct LogStore {
     db: Db,
     queue: mpsc::Sender<Message>,
+    shares: Arc<Shares>,
     followers: broadcast::Sender<Arc<Written>>,
     dropped: AtomicU64,
 }
@@ -91,15 +106,23 @@ impl LogStore {
     pub fn open(db: Db) -> Arc<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let (followers, _) = broadcast::channel(FOLLOW_MAX);
-        tokio::spawn(write_all(db.clone(), waiting, followers.clone()));
-        Arc::new(Self { db, queue, followers, dropped: AtomicU64::new(0) })
+        let shares = Arc::<Shares>::default();
+        tokio::spawn(write_all(db.clone(), waiting, shares.clone(), followers.clone()));
+        Arc::new(Self { db, queue, shares, followers, dropped: AtomicU64::new(0) })
     }
 
-    /// Takes an entry without waiting; drops and counts it where the writer is too far behind.
+    /// Takes an entry without waiting; drops and counts it where the writer is too far behind, or its function has
+    /// its share of what waits.
     pub fn append(&self, entry: LogEntry) {
-        if self.queue.try_send(Message::Entry(Box::new(entry))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        let mut share = self.shares.entry((entry.tenant.clone(), entry.function.clone())).or_default();
+        let is_full = self.queue.capacity() <= QUEUE_MAX / 2;
+        let most = if is_full { OF_FUNCTION_LEAST } else { OF_FUNCTION_MAX };
+        if share.waiting < most && self.queue.try_send(Message::Entry(Box::new(entry))).is_ok() {
+            share.waiting += 1;
+            return;
         }
+        share.dropped += 1;
+        self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many entries were dropped since the start.
@@ -142,7 +165,39 @@ impl LogStore {
     }
 }
 
-async fn write_all(db: Db, mut waiting: mpsc::Receiver<Message>, followers: broadcast::Sender<Arc<Written>>) {
+/// Entries leave the queue; gives those that tell of the ones that were dropped since: one for a function.
+fn left(shares: &Shares, entries: &[Written]) -> Vec<LogEntry> {
+    let mut last = HashMap::new();
+    for Written { entry, .. } in entries {
+        let (count, of) = last.entry((&entry.tenant, &entry.function)).or_insert((0, entry));
+        *count += 1;
+        *of = entry;
+    }
+    let note = |((tenant, function), (count, last)): ((&TenantName, &FunctionName), (usize, &LogEntry))| {
+        let mut dropped = 0;
+        shares.remove_if_mut(&(tenant.clone(), function.clone()), |_, share| {
+            share.waiting = share.waiting.saturating_sub(count);
+            dropped = std::mem::take(&mut share.dropped);
+            share.waiting == 0
+        });
+        (dropped > 0).then(|| LogEntry {
+            level: Level::Warn,
+            message: format!(
+                "{dropped} lines of this log were dropped: they came faster than logs are written"
+            ),
+            fields: None,
+            ..last.clone()
+        })
+    };
+    last.into_iter().filter_map(note).collect()
+}
+
+async fn write_all(
+    db: Db,
+    mut waiting: mpsc::Receiver<Message>,
+    shares: Arc<Shares>,
+    followers: broadcast::Sender<Arc<Written>>,
+) {
     // The numbers are this writer's to give: nobody else writes.
     let mut last_seq = store::last_seq(&db).await.unwrap_or_else(|e| {
         tracing::error!("function logs: {e}");
@@ -161,6 +216,10 @@ async fn write_all(db: Db, mut waiting: mpsc::Receiver<Message>, followers: broa
                 }
                 Message::Flush(done) => flushes.push(done),
             }
+        }
+        for entry in left(&shares, &entries) {
+            last_seq += 1;
+            entries.push(Written { seq: last_seq, entry });
         }
         match store::write(&db, &entries).await {
             Ok(()) => {
@@ -365,15 +424,27 @@ mod tests {
         let db = testing::db(&dir).await;
         let logs = LogStore::open(db.clone());
         let turn = db.write().await.expect("write");
-        let sent = QUEUE_MAX + BATCH_MAX + 100;
+        let sent = OF_FUNCTION_MAX + BATCH_MAX + 100;
         for n in 0..sent {
             logs.append(entry(i64::try_from(n).expect("small"), "a"));
         }
-        assert!(logs.dropped() >= 100);
+        let dropped = logs.dropped();
+        assert!(dropped >= 100);
+        // Another function has its own share.
+        logs.append(entry(1, "b"));
+        assert_eq!(logs.dropped(), dropped);
         drop(turn);
         logs.flush().await;
-        let rows: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM guest_logs").fetch_one(db.pool()).await.expect("count");
-        assert_eq!(rows as u64 + logs.dropped(), sent as u64);
+        let rows = |like: &'static str| {
+            let sql = "SELECT count(*) FROM guest_logs WHERE message LIKE ?";
+            sqlx::query_scalar::<_, i64>(sql).bind(like).fetch_one(db.pool())
+        };
+        assert_eq!(rows("line %").await.expect("count") as u64 + dropped, sent as u64 + 1);
+        // The log says what it lacks, once the writer goes on; and nothing is left of the shares.
+        let sql = "SELECT message FROM guest_logs WHERE function = 'a' AND message LIKE '% were dropped: %'";
+        let notes: Vec<String> = sqlx::query_scalar(sql).fetch_all(db.pool()).await.expect("notes");
+        let said = notes.iter().filter_map(|note| note.split(' ').next()?.parse::<u64>().ok());
+        assert_eq!(said.sum::<u64>(), dropped);
+        assert!(logs.shares.is_empty());
     }
 }

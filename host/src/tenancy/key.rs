@@ -55,6 +55,11 @@ pub fn join(prefix: &str, secret: &str) -> String {
     format!("{SCHEME}{prefix}_{secret}")
 }
 
+/// Whether this begins as a key does.
+pub fn has_scheme(token: &str) -> bool {
+    token.starts_with(SCHEME)
+}
+
 /// The prefix and the secret of a key, when it has a key's form.
 pub fn split(key: &str) -> Option<(&str, &str)> {
     let (prefix, secret) = key.strip_prefix(SCHEME)?.split_once('_')?;

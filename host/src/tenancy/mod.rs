@@ -57,6 +57,18 @@ impl Identity {
     }
 }
 
+/// Whether a header is a key of Vesta's, whatever becomes of it: no guest is shown one.
+pub fn is_our_key(authorization: &http::HeaderValue) -> bool {
+    let text = String::from_utf8_lossy(authorization.as_bytes());
+    bearer(&text).is_some_and(key::has_scheme)
+}
+
+/// The token of a bearer's header.
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.trim().split_once([' ', '\t'])?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
 /// Why an `Authorization` header identifies nobody. It does not tell a revoked key from one that never was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifyError {
@@ -175,11 +187,8 @@ impl Tenancy {
     ) -> Result<Option<Arc<Identity>>, IdentifyError> {
         let Some(value) = authorization else { return Ok(None) };
         let text = value.to_str().map_err(|_| IdentifyError::Malformed)?;
-        let (scheme, token) = text.split_once(' ').ok_or(IdentifyError::Malformed)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(IdentifyError::Malformed);
-        }
-        let (prefix, secret) = key::split(token.trim()).ok_or(IdentifyError::Malformed)?;
+        let token = bearer(text).ok_or(IdentifyError::Malformed)?;
+        let (prefix, secret) = key::split(token).ok_or(IdentifyError::Malformed)?;
         let key = self.keys.get(prefix).ok_or(IdentifyError::Unknown)?;
         if !self.pepper.hash(secret).same(&key.hash) {
             return Err(IdentifyError::Unknown);

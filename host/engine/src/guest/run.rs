@@ -11,13 +11,15 @@ use super::template::Template;
 use crate::meter::{Meter, ModelFailure, Stop};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 use tokio::sync::oneshot;
-use tokio::task::coop::has_budget_remaining;
+use tokio::task::coop::{has_budget_remaining, unconstrained};
 use vesta_core::Outcome;
 use wasmtime::Trap;
 use wasmtime_wasi_http::WasiHttpView;
@@ -61,19 +63,33 @@ impl Ended {
 
 type Head = Result<hyper::Response<HyperOutgoingBody>, ErrorCode>;
 
-/// An instance that has served its request and can serve another.
-type Again = Option<Instance>;
+/// A guest that has returned, or trapped. Its instance is there still, and with it what is unfinished of the
+/// response.
+struct Returned {
+    result: wasmtime::Result<()>,
+    instance: Option<Instance>,
+    /// The instance can serve another request.
+    again: bool,
+}
 
 /// A guest that runs, or has run.
 pub struct Run {
-    guest: Option<Pin<Box<dyn Future<Output = wasmtime::Result<Again>> + Send>>>,
+    guest: Option<Pin<Box<dyn Future<Output = Returned> + Send>>>,
     head: oneshot::Receiver<Head>,
+    /// The head was taken out of its channel, which must not be asked again.
+    has_head: bool,
+    /// The head, where it was there when the guest ended.
+    left_head: Option<Result<Head, oneshot::error::RecvError>>,
     body: Option<HyperOutgoingBody>,
+    /// What of the body was there when the guest ended.
+    left: VecDeque<Result<Frame<Bytes>, ()>>,
+    /// The guest had finished the body when it ended.
+    is_whole: bool,
     meter: Arc<Meter>,
     timer: Pin<Box<tokio::time::Sleep>>,
     ended: Option<Ended>,
     ticker: Arc<Ticker>,
-    again: Again,
+    again: Option<Instance>,
     /// Where an instance waits for another request, if the function allows reuse.
     idle: Option<Arc<Idle<Instance>>>,
 }
@@ -84,25 +100,41 @@ async fn run_guest<B>(
     tls: bool,
     invocation: Invocation,
     send_head: oneshot::Sender<Head>,
-) -> wasmtime::Result<Again>
+) -> Returned
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<wasmtime_wasi_http::Error>,
 {
-    let mut instance = template.instance(&invocation).await?;
+    let mut instance = match template.instance(&invocation).await {
+        Ok(instance) => instance,
+        Err(e) => return Returned { result: Err(e), instance: None, again: false },
+    };
     let held = Arc::new(());
     let request = request.map(|body| Marked { body, _held: held.clone() });
+    let result = handle(&mut instance, request, tls, send_head).await;
+    instance.served += 1;
+    let again = result.is_ok() && instance.can_serve_again(template.reuse, Arc::strong_count(&held) > 1);
+    if again {
+        instance.store.data().end();
+    }
+    Returned { result, instance: Some(instance), again }
+}
+
+async fn handle<B>(
+    instance: &mut Instance,
+    request: http::Request<B>,
+    tls: bool,
+    send_head: oneshot::Sender<Head>,
+) -> wasmtime::Result<()>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<wasmtime_wasi_http::Error>,
+{
     let store = &mut instance.store;
     let scheme = if tls { Scheme::Https } else { Scheme::Http };
     let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let head = store.data_mut().http().new_response_outparam(send_head)?;
-    instance.proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, head).await?;
-    instance.served += 1;
-    if !instance.can_serve_again(template.reuse, Arc::strong_count(&held) > 1) {
-        return Ok(None);
-    }
-    instance.store.data().end();
-    Ok(Some(instance))
+    instance.proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, head).await
 }
 
 /// A request's body by which one can see whether the guest still holds it.
@@ -149,7 +181,11 @@ impl Run {
         Run {
             guest: Some(Box::pin(guest)),
             head,
+            has_head: false,
+            left_head: None,
             body: None,
+            left: VecDeque::new(),
+            is_whole: false,
             meter,
             timer,
             ended: None,
@@ -162,12 +198,12 @@ impl Run {
     /// Runs the guest until it sends the head of its response. An error says how it ended without one.
     pub async fn head(&mut self) -> Result<http::response::Parts, Ended> {
         let head = poll_fn(|cx| {
-            if let Poll::Ready(head) = Pin::new(&mut self.head).poll(cx) {
+            if let Poll::Ready(head) = self.poll_head(cx) {
                 return Poll::Ready(head);
             }
             self.poll_guest(cx);
-            match Pin::new(&mut self.head).poll(cx) {
-                Poll::Pending if self.holds_back() => Pin::new(&mut self.head).poll(cx),
+            match self.poll_head(cx) {
+                Poll::Pending if self.holds_back() => self.poll_head(cx),
                 head => head,
             }
         })
@@ -175,7 +211,10 @@ impl Run {
         match head {
             Ok(Ok(response)) => {
                 let (parts, body) = response.into_parts();
-                self.body = Some(body);
+                // A guest that has ended has left its body already.
+                if self.body.is_none() && !self.is_whole {
+                    self.body = Some(body);
+                }
                 Ok(parts)
             }
             Ok(Err(code)) => {
@@ -209,6 +248,16 @@ impl Run {
         }
     }
 
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, oneshot::error::RecvError>> {
+        match self.left_head.take() {
+            Some(head) => Poll::Ready(head),
+            None => Pin::new(&mut self.head).poll(cx).map(|head| {
+                self.has_head = true;
+                head
+            }),
+        }
+    }
+
     /// Whether a guest that has returned kept hold of a response that was not complete. Nothing more will
     /// come of it: its instance is ended, which ends the response.
     fn holds_back(&mut self) -> bool {
@@ -217,10 +266,14 @@ impl Run {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        if let Some(frame) = self.left.pop_front() {
+            return Poll::Ready(Some(frame));
+        }
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         match Pin::new(body).poll_frame(cx) {
             Poll::Ready(None) => {
                 self.body = None;
+                self.is_whole |= self.guest.is_some();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(frame)) => Poll::Ready(Some(frame.map_err(|_| ()))),
@@ -254,6 +307,11 @@ impl Run {
         }
     }
 
+    /// Whether the guest had finished its response when it ended.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// When the guest is ended, whatever it does.
     pub fn deadline(&self) -> Instant {
         self.timer.deadline().into_std()
@@ -275,15 +333,59 @@ impl Run {
         let running = self.ticker.enter();
         let polled = self.meter.poll(guest.as_mut(), cx);
         drop(running);
-        let (ended, again) = match polled {
-            Poll::Ready(Ok(again)) => (Ended::well(), again),
-            Poll::Ready(Err(error)) => (classify(&error, &self.meter), None),
+        let (ended, returned) = match polled {
+            Poll::Ready(returned) => match &returned.result {
+                Ok(()) => (Ended::well(), Some(returned)),
+                Err(error) => (classify(error, &self.meter), Some(returned)),
+            },
             Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => (Ended::wall_limit(), None),
             Poll::Pending => return,
         };
+        if ended.outcome != Outcome::Ok {
+            self.keep_what_is_left();
+        }
         self.stop();
         self.ended = Some(ended);
-        self.again = again;
+        if let Some(Returned { instance, again, .. }) = returned {
+            if again {
+                self.again = instance;
+            } else {
+                // To take an instance down is its own affair, and billed.
+                let _running = self.ticker.enter();
+                let _ = self.meter.poll(pin!(async move { drop(instance) }).as_mut(), cx);
+            }
+        }
+    }
+
+    /// The guest ends badly. As long as its instance is there, an unfinished response can be told from one that
+    /// is whole: what there is of it is taken now.
+    fn keep_what_is_left(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        if !self.has_head {
+            let Poll::Ready(head) = now(&mut self.head, &mut cx) else { return };
+            self.has_head = true;
+            self.left_head = Some(match head {
+                Ok(Ok(response)) => {
+                    let (parts, body) = response.into_parts();
+                    self.body = Some(body);
+                    let empty = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+                    Ok(Ok(http::Response::from_parts(parts, empty)))
+                }
+                other => other,
+            });
+        }
+        let Some(body) = &mut self.body else { return };
+        let mut next = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+        while let Poll::Ready(frame) = now(&mut next, &mut cx) {
+            let Some(frame) = frame else {
+                self.is_whole = true;
+                break;
+            };
+            self.left.push_back(frame.map_err(|_| ()));
+        }
+        if self.is_whole {
+            self.body = None;
+        }
     }
 
     /// Whether all of the response has come.
@@ -297,6 +399,11 @@ impl Run {
             }
         }
     }
+}
+
+/// Polls a channel, which also says "pending" to a task that has to let others run: not here.
+fn now<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Output> {
+    Pin::new(&mut unconstrained(future)).poll(cx)
 }
 
 impl Drop for Run {

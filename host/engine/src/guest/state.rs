@@ -2,6 +2,7 @@
 
 use super::epoch::Ticker;
 use crate::imports::logs::{GuestLog, GuestStream, LogSink, Stream};
+use crate::imports::lookups::Lookups;
 use crate::imports::nn::{NnCtx, NnView};
 use crate::imports::outbound::{Outbound, OutboundPolicy};
 use crate::meter::Meter;
@@ -21,6 +22,9 @@ pub(crate) const RESOURCES_MAX: usize = 1_024;
 /// Counted for an instance beside its memory and tensors, in bytes: a short body is held for as long (see
 /// `ingress`), and another is between the guest and its client.
 const BUFFER_BYTES: u64 = 128 << 10;
+/// Most random bytes that a guest gets at once; it traps where it asks for more. They are held while the guest
+/// finds room for them: [`BUFFER_BYTES`] counts them.
+const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// Most elements of all tables of an instance.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 
@@ -42,6 +46,7 @@ pub(crate) struct World {
     pub models: Arc<Models>,
     pub memory: Arc<InstanceMemory>,
     pub outbound: Arc<OutboundPolicy>,
+    pub lookups: Arc<Lookups>,
     pub ticker: Arc<Ticker>,
 }
 
@@ -79,7 +84,8 @@ impl State {
         let buffers = Share::without_budget();
         let nn = NnCtx { models: Arc::default(), tensor_bytes_max: 0, tensor_bytes: 0, buffers };
         let limiter = Limiter::new(memory_bytes_max, Share::without_budget(), Arc::default());
-        Ok(State::of(log, &[], Arc::default(), nn, limiter, Instant::now()))
+        let outbound = Outbound::new(Arc::default(), None);
+        Ok(State::of(log, &[], outbound, nn, limiter, Instant::now()))
     }
 
     pub(crate) fn limiter(&mut self) -> &mut dyn wasmtime::ResourceLimiter {
@@ -124,7 +130,9 @@ impl State {
         };
         let memory = Share::of(&world.memory, Kind::Instances);
         let limiter = Limiter::new(memory_bytes_max, memory, meter.clone());
-        let outbound = world.outbound.clone();
+        // Most functions have no other host to ask.
+        let lookups = (!world.outbound.hosts.is_empty()).then(|| world.lookups.of(tenant));
+        let outbound = Outbound::new(world.outbound.clone(), lookups);
         Ok(State {
             tenant: Some(tenant.clone()),
             cpu_ns_max: world.limits.cpu_ms.saturating_mul(1_000_000),
@@ -136,7 +144,7 @@ impl State {
     fn of(
         log: &Arc<GuestLog>,
         variables: &[(String, String)],
-        outbound: Arc<OutboundPolicy>,
+        outbound: Outbound,
         nn: NnCtx,
         limiter: Limiter,
         deadline: Instant,
@@ -145,6 +153,7 @@ impl State {
         wasi.stdout(GuestStream { log: log.clone(), stream: Stream::Stdout });
         wasi.stderr(GuestStream { log: log.clone(), stream: Stream::Stderr });
         wasi.envs(variables);
+        wasi.max_random_size(RANDOM_BYTES_MAX);
         // Files, sockets and name look-up stay as they are by default: there, and empty.
         wasi.allow_tcp(false).allow_udp(false);
         let mut table = ResourceTable::new();
@@ -153,7 +162,7 @@ impl State {
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             table,
-            outbound: Outbound::new(outbound),
+            outbound,
             nn,
             log: log.clone(),
             tenant: None,

@@ -1,6 +1,7 @@
 //! Outbound HTTP of guests: only to the hosts that the manifest names, and never to an address that is not
 //! public. The address is checked where it is connected to, so that a name cannot be rebound in between.
 
+use super::lookups::TenantLookups;
 use bytes::Bytes;
 use http::uri::Scheme;
 use http_body_util::BodyExt;
@@ -26,8 +27,6 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const CONNECTIONS_MAX: usize = 16;
 /// Most bytes of a body that a guest may have the host hold in one piece.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Name look-ups that the whole host does at once: each takes a blocking thread, which cold starts need too.
-static LOOKUPS: Semaphore = Semaphore::const_new(32);
 
 /// What one function may reach.
 #[derive(Debug, Clone, Default)]
@@ -100,12 +99,14 @@ fn is_public(address: IpAddr) -> bool {
 /// The hooks of one invocation.
 pub(crate) struct Outbound {
     policy: Arc<OutboundPolicy>,
+    lookups: Option<TenantLookups>,
     connections: Arc<Semaphore>,
 }
 
 impl Outbound {
-    pub fn new(policy: Arc<OutboundPolicy>) -> Outbound {
-        Outbound { policy, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    /// Without `lookups` no name has an address.
+    pub fn new(policy: Arc<OutboundPolicy>, lookups: Option<TenantLookups>) -> Outbound {
+        Outbound { policy, lookups, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 }
 
@@ -118,10 +119,11 @@ impl WasiHttpHooks for Outbound {
         options: Option<RequestOptions>,
         _body_error: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
-        let (policy, connections) = (self.policy.clone(), self.connections.clone());
+        let (policy, connections, lookups) =
+            (self.policy.clone(), self.connections.clone(), self.lookups.clone());
         Box::new(async move {
             let place = connections.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
-            send(&policy, request, options, place).await
+            send(&policy, lookups.as_ref(), request, options, place).await
         })
     }
 
@@ -132,6 +134,7 @@ impl WasiHttpHooks for Outbound {
 
 async fn send(
     policy: &OutboundPolicy,
+    lookups: Option<&TenantLookups>,
     mut request: http::Request<WasiBody>,
     options: Option<RequestOptions>,
     place: OwnedSemaphorePermit,
@@ -149,7 +152,7 @@ async fn send(
     let first_byte_timeout = bound(options.as_ref().and_then(|o| o.first_byte_timeout));
     let idle_timeout = bound(options.as_ref().and_then(|o| o.between_bytes_timeout));
 
-    let connected = timeout(connect_timeout, connect(policy, &host, port, tls)).await;
+    let connected = timeout(connect_timeout, connect(policy, lookups, &host, port, tls)).await;
     let stream = connected.map_err(|_| Error::ConnectionTimeout)??;
     let (mut sender, connection) =
         hyper::client::conn::http1::Builder::new().max_headers(128).handshake(TokioIo::new(stream)).await?;
@@ -173,21 +176,18 @@ async fn send(
 
 async fn connect(
     policy: &OutboundPolicy,
+    lookups: Option<&TenantLookups>,
     host: &str,
     port: u16,
     tls: bool,
 ) -> Result<Box<dyn Duplex>, Error> {
-    let found = {
-        let _turn = LOOKUPS.acquire().await;
-        tokio::net::lookup_host((host, port)).await
-    };
-    let addresses: Vec<SocketAddr> = found
-        .map_err(|_| Error::DnsError { rcode: Some("lookup failed".into()), info_code: None })?
-        .collect();
+    let found = lookups.ok_or(Error::DestinationNotFound)?.addresses(host).await;
+    let addresses = found.map_err(|e| Error::DnsError { rcode: Some(e.to_string()), info_code: None })?;
     if addresses.is_empty() {
         return Err(Error::DestinationNotFound);
     }
-    let allowed: Vec<SocketAddr> = addresses.into_iter().filter(|a| policy.reaches(a.ip())).collect();
+    let reached = addresses.into_iter().filter(|address| policy.reaches(*address));
+    let allowed: Vec<SocketAddr> = reached.map(|address| SocketAddr::new(address, port)).collect();
     if allowed.is_empty() {
         return Err(Error::DestinationIpProhibited);
     }

@@ -1,5 +1,6 @@
 //! Uploads become what the host loads: in a child process, which is confined before it reads them.
 
+pub(crate) mod bulk;
 pub(crate) mod child;
 pub(crate) mod jobs;
 mod sandbox;

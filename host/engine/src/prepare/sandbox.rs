@@ -1,5 +1,6 @@
 //! From an uploaded component to native code. Runs in the child process only.
 
+use super::bulk;
 use super::snapshot::{self, SnapshotError};
 use super::text::one_line;
 use crate::config;
@@ -54,6 +55,16 @@ pub(crate) fn compile(source: &Path, out: &Path, snapshot: bool) -> Result<(), C
     }
     let invalid = |e: wasmtime::Error| CompileError::Invalid(one_line(&e));
     let engine = config::compiling_engine().map_err(invalid)?;
+    let bytes = match bulk::in_pieces(&bytes) {
+        Ok(bytes) => bytes,
+        Err(e) => {
+            // The compiler tells in better words what is not valid.
+            Component::new(&engine, &bytes).map_err(invalid)?;
+            return Err(CompileError::Invalid(format!(
+                "it consists of something that this host does not know: {e}"
+            )));
+        }
+    };
     let mut component = Component::new(&engine, &bytes).map_err(invalid)?;
     let linker = linker(&engine).map_err(invalid)?;
     let pre = linker.instantiate_pre(&component).map_err(|e| CompileError::Import(one_line(&e)))?;
