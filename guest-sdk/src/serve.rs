@@ -45,7 +45,8 @@ pub fn serve<O: Outcome>(
     end_of_output();
 }
 
-/// What was printed without the end of a line belongs to this request, and not to the next one of a reused instance.
+/// What was printed without the end of a line belongs to this request, and not to the next one of a reused
+/// instance.
 fn end_of_output() {
     // An error means that nobody takes it.
     let _ = io::stdout().flush();

@@ -41,8 +41,8 @@ pub struct HostConfig {
     /// The program that runs models: it is called with `inference-worker` and the host's process id. Default:
     /// this one.
     pub inference_program: Option<PathBuf>,
-    /// Operators on the longest path of a model's graph, which the engine follows on its stack: a run of a much
-    /// deeper one than by default ends its worker.
+    /// Operators on the longest path of a model's graph, which the engine follows on its stack: a run of a
+    /// much deeper one than by default ends its worker.
     pub model_depth_max: u64,
     /// Seconds that a cold start may take before the requests that wait for it are refused.
     pub start_seconds_max: u64,

@@ -180,8 +180,8 @@ pub fn crash() -> Hostile {
     }
 }
 
-/// Operators in a chain, in a branch that the trial run does not take. Refused at deploy, unless the host allows
-/// graphs as deep as that.
+/// Operators in a chain, in a branch that the trial run does not take. Refused at deploy, unless the host
+/// allows graphs as deep as that.
 pub fn deep() -> Hostile {
     const LENGTH: usize = 50_000;
     let name = |n: usize| if n == 0 { "x".to_string() } else { format!("d{n}") };

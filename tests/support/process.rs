@@ -196,8 +196,8 @@ impl Process {
     pub fn cpu(&self) -> CpuMark {
         let mut mark = CpuMark { threads: self.threads_cpu(), whole: self.cpu_whole() };
         for worker in self.with_fork_server() {
-            // One that has just ended is among the children that the kernel has added up. Only the fork server
-            // has children of its own.
+            // One that has just ended is among the children that the kernel has added up. Only the fork
+            // server has children of its own.
             let whole = |stat: String| ticks(&stat, OWN) + ticks(&stat, CHILDREN);
             let Some(whole) = worker.try_read("stat").map(whole) else { continue };
             let threads = worker.threads_cpu();

@@ -259,7 +259,8 @@ async fn whole(
         None => full(data),
         Some(trailers) => {
             if !client.http2 {
-                // Trailers need the chunked coding, which a length rules out, and are sent where they are named.
+                // Trailers need the chunked coding, which a length rules out, and are sent where they are
+                // named.
                 head.headers.remove(header::CONTENT_LENGTH);
                 head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 for name in trailers.keys() {

@@ -1,7 +1,7 @@
 //! What functions write: kept in the database for a while, and passed on to whoever follows.
 //!
-//! Writing never holds a function up: entries wait in a bounded queue for one writer, of which each function has a
-//! share. Past that they are dropped and counted, and the log that they are missing from says so.
+//! Writing never holds a function up: entries wait in a bounded queue for one writer, of which each function
+//! has a share. Past that they are dropped and counted, and the log that they are missing from says so.
 
 use crate::db::{Db, DbError};
 use dashmap::DashMap;
@@ -111,8 +111,8 @@ impl LogStore {
         Arc::new(Self { db, queue, shares, followers, dropped: AtomicU64::new(0) })
     }
 
-    /// Takes an entry without waiting; drops and counts it where the writer is too far behind, or its function has
-    /// its share of what waits.
+    /// Takes an entry without waiting; drops and counts it where the writer is too far behind, or its
+    /// function has its share of what waits.
     pub fn append(&self, entry: LogEntry) {
         let mut share = self.shares.entry((entry.tenant.clone(), entry.function.clone())).or_default();
         let is_full = self.queue.capacity() <= QUEUE_MAX / 2;

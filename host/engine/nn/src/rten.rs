@@ -22,8 +22,8 @@ pub const NAME: &str = "rten";
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rten;
 
-/// A variable of the environment, and its value: the pool that the engine makes for itself and that no run uses
-/// has one thread.
+/// A variable of the environment, and its value: the pool that the engine makes for itself and that no run
+/// uses has one thread.
 pub const ENVIRONMENT: (&str, &str) = ("RTEN_NUM_THREADS", "1");
 
 /// How models are loaded: without the engine's optimiser, the same for all.

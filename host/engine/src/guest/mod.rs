@@ -1,5 +1,6 @@
 //! A function in the making, and its instances: each runs one request at a time.
 
+mod ended;
 pub(crate) mod epoch;
 pub(crate) mod idle;
 mod instance;
@@ -9,6 +10,7 @@ mod run;
 pub(crate) mod state;
 pub(crate) mod template;
 
+pub use ended::Ended;
 pub(crate) use instance::Instance;
-pub use run::{Ended, Run};
+pub use run::Run;
 pub use state::Invocation;

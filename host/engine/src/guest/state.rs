@@ -22,8 +22,8 @@ pub(crate) const RESOURCES_MAX: usize = 1_024;
 /// Counted for an instance beside its memory and tensors, in bytes: a short body is held for as long (see
 /// `ingress`), and another is between the guest and its client.
 const BUFFER_BYTES: u64 = 128 << 10;
-/// Most random bytes that a guest gets at once; it traps where it asks for more. They are held while the guest
-/// finds room for them: [`BUFFER_BYTES`] counts them.
+/// Most random bytes that a guest gets at once; it traps where it asks for more. They are held while the
+/// guest finds room for them: [`BUFFER_BYTES`] counts them.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// Most elements of all tables of an instance.
 const TABLE_ELEMENTS_MAX: usize = 100_000;

@@ -133,8 +133,8 @@ impl TenantLookups {
     }
 }
 
-/// Whether a host is an address in one of its old forms (`127.1`, `2130706433`, `0x7f.1`). No name ends with a
-/// number (RFC 3696, section 2).
+/// Whether a host is an address in one of its old forms (`127.1`, `2130706433`, `0x7f.1`). No name ends with
+/// a number (RFC 3696, section 2).
 fn is_number(host: &str) -> bool {
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));

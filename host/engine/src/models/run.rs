@@ -79,8 +79,8 @@ impl Model {
         Run::new(self.clone(), place, call.held.clone()).answer(&call).await
     }
 
-    /// A worker that serves, and a slot for a run in it. One that has ended is replaced while no slot is held,
-    /// so that nobody else waits for that.
+    /// A worker that serves, and a slot for a run in it. One that has ended is replaced while no slot is
+    /// held, so that nobody else waits for that.
     async fn place(self: &Arc<Self>, call: &Call<'_>) -> Result<(Arc<Worker>, Slot), InferenceError> {
         let _queued = Queued { since: Instant::now(), meter: call.meter };
         loop {
@@ -202,8 +202,8 @@ impl Run {
                 Death::InferenceLimit | Death::Abandoned => !is_mine,
             };
             if again && Instant::now() < call.deadline {
-                // Cut off by another's death, or perhaps by its own: nobody pays for it. Its slot is another's
-                // until there is a worker.
+                // Cut off by another's death, or perhaps by its own: nobody pays for it. Its slot is
+                // another's until there is a worker.
                 let used_ns = self.under_way.as_ref().map_or(0, UnderWay::cpu_of_the_dead_ns);
                 self.unbilled();
                 if let Some(slot) = self.place.slot.take() {

@@ -38,7 +38,8 @@ pub enum Forked {
         pid: u32,
         /// CPU time of the process in between, in nanoseconds.
         cpu_ns: u64,
-        /// Memory in bytes that looks like the worker's own, and that it shares with the fork server for good.
+        /// Memory in bytes that looks like the worker's own, and that it shares with the fork server for
+        /// good.
         shared_bytes: u64,
     },
     /// There was no process to be had.

@@ -188,8 +188,8 @@ impl Lane {
     }
 
     /// Waits for the answer to the run that has begun; its outputs may take `outputs_max` bytes. It is
-    /// expected `soon` where runs of the model are shorter than [`SOON_MAX`]. May be called again where it was
-    /// dropped before.
+    /// expected `soon` where runs of the model are shorter than [`SOON_MAX`]. May be called again where it
+    /// was dropped before.
     pub async fn answer(
         &mut self,
         outputs_max: u64,

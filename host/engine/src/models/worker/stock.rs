@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 const SPARES: usize = 2;
 /// How long a cold start waits for a spare.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long nothing is forked after a spare was taken, unless there is none left: the processors belong to the
-/// cold start meanwhile.
+/// How long nothing is forked after a spare was taken, unless there is none left: the processors belong to
+/// the cold start meanwhile.
 const REST: Duration = Duration::from_millis(50);
 /// How long the thread waits after a process could not be started.
 const RETRY: Duration = Duration::from_millis(200);
@@ -170,8 +170,8 @@ fn fill(shared: &Shared) {
     }
 }
 
-/// Forks a spare, and starts the fork server for that where there is none. One that was there and has ended is
-/// replaced at once: somebody has killed it.
+/// Forks a spare, and starts the fork server for that where there is none. One that was there and has ended
+/// is replaced at once: somebody has killed it.
 fn fork(server: &mut Option<ForkServer>, program: &Program) -> io::Result<Process> {
     let mut was_there = server.is_some();
     loop {
