@@ -203,7 +203,8 @@ fn a_model_that_crashes_is_told_set_aside_and_seen_by_nobody_else() {
 fn a_fork_server_that_is_killed_or_stopped_is_replaced() {
     let host = Host::start();
     for (round, end) in ["-KILL", "-STOP"].into_iter().enumerate() {
-        let forks = host.process().fork_server().expect("a fork server");
+        // The host listens before its first fork server is ready.
+        let forks = wait_for("a fork server", PATIENCE, || host.process().fork_server());
         signal(forks, end);
         // More than the spares that there are. With a limit of its own each has a worker of its own.
         for n in 0..4 {
