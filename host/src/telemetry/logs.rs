@@ -1,7 +1,8 @@
 //! What functions write: kept in the database for a while, and passed on to whoever follows.
 //!
 //! Writing never holds a function up: entries wait in a bounded queue for one writer, of which each function
-//! has a share. Past that they are dropped and counted, and the log that they are missing from says so.
+//! and each tenant has a share. Past that they are dropped and counted, and the log that they are missing from
+//! says so.
 
 use crate::db::{Db, DbError};
 use dashmap::DashMap;
@@ -16,8 +17,11 @@ use vesta_core::{FunctionName, InvocationId, TenantName};
 /// Entries that wait for the writer.
 const QUEUE_MAX: usize = 8_192;
 /// Those of one function, while the queue is less than half full, and when it is fuller.
-const OF_FUNCTION_MAX: usize = QUEUE_MAX / 2;
+const OF_FUNCTION_MAX: usize = QUEUE_MAX / 4;
 const OF_FUNCTION_LEAST: usize = 256;
+/// The same of all functions of one tenant.
+const OF_TENANT_MAX: usize = QUEUE_MAX / 2;
+const OF_TENANT_LEAST: usize = 512;
 /// Entries of one transaction.
 const BATCH_MAX: usize = 512;
 /// Entries kept for a follower that falls behind.
@@ -88,9 +92,16 @@ enum Message {
 struct Share {
     waiting: usize,
     dropped: u64,
+    /// Version and invocation of the last entry that was dropped, and its moment.
+    last: Option<(u32, InvocationId, i64)>,
 }
 
-type Shares = DashMap<(TenantName, FunctionName), Share>;
+/// The shares of functions, and the entries of each tenant that wait.
+#[derive(Default)]
+struct Shares {
+    functions: DashMap<(TenantName, FunctionName), Share>,
+    tenants: DashMap<TenantName, usize>,
+}
 
 /// The logs of all functions of one host.
 pub struct LogStore {
@@ -114,13 +125,23 @@ impl LogStore {
     /// Takes an entry without waiting; drops and counts it where the writer is too far behind, or its
     /// function has its share of what waits.
     pub fn append(&self, entry: LogEntry) {
-        let mut share = self.shares.entry((entry.tenant.clone(), entry.function.clone())).or_default();
+        let shares = &self.shares;
+        // Locked in this order everywhere.
+        let mut share = shares.functions.entry((entry.tenant.clone(), entry.function.clone())).or_default();
+        let mut of_tenant = shares.tenants.entry(entry.tenant.clone()).or_default();
         let is_full = self.queue.capacity() <= QUEUE_MAX / 2;
-        let most = if is_full { OF_FUNCTION_LEAST } else { OF_FUNCTION_MAX };
-        if share.waiting < most && self.queue.try_send(Message::Entry(Box::new(entry))).is_ok() {
+        let (most, most_of_tenant) = match is_full {
+            true => (OF_FUNCTION_LEAST, OF_TENANT_LEAST),
+            false => (OF_FUNCTION_MAX, OF_TENANT_MAX),
+        };
+        let has_room = share.waiting < most && *of_tenant < most_of_tenant;
+        let last = (entry.version, entry.invocation, entry.unix_ns);
+        if has_room && self.queue.try_send(Message::Entry(Box::new(entry))).is_ok() {
             share.waiting += 1;
+            *of_tenant += 1;
             return;
         }
+        share.last = Some(last);
         share.dropped += 1;
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
@@ -175,21 +196,53 @@ fn left(shares: &Shares, entries: &[Written]) -> Vec<LogEntry> {
     }
     let note = |((tenant, function), (count, last)): ((&TenantName, &FunctionName), (usize, &LogEntry))| {
         let mut dropped = 0;
-        shares.remove_if_mut(&(tenant.clone(), function.clone()), |_, share| {
+        shares.functions.remove_if_mut(&(tenant.clone(), function.clone()), |_, share| {
             share.waiting = share.waiting.saturating_sub(count);
             dropped = std::mem::take(&mut share.dropped);
             share.waiting == 0
         });
-        (dropped > 0).then(|| LogEntry {
-            level: Level::Warn,
-            message: format!(
-                "{dropped} lines of this log were dropped: they came faster than logs are written"
-            ),
-            fields: None,
-            ..last.clone()
-        })
+        shares.tenants.remove_if_mut(tenant, |_, waiting| {
+            *waiting = waiting.saturating_sub(count);
+            *waiting == 0
+        });
+        let of = (last.version, last.invocation, last.unix_ns);
+        (dropped > 0).then(|| note_of_dropped(tenant, function, dropped, of))
     };
     last.into_iter().filter_map(note).collect()
+}
+
+/// Of functions that have nothing in the queue any more, the notes of what was dropped: no entry of theirs brings
+/// them along.
+fn left_alone(shares: &Shares) -> Vec<LogEntry> {
+    let mut notes = Vec::new();
+    shares.functions.retain(|(tenant, function), share| {
+        if share.waiting > 0 {
+            return true;
+        }
+        if let Some(last) = share.last.filter(|_| share.dropped > 0) {
+            notes.push(note_of_dropped(tenant, function, share.dropped, last));
+        }
+        false
+    });
+    notes
+}
+
+fn note_of_dropped(
+    tenant: &TenantName,
+    function: &FunctionName,
+    dropped: u64,
+    (version, invocation, unix_ns): (u32, InvocationId, i64),
+) -> LogEntry {
+    LogEntry {
+        unix_ns,
+        tenant: tenant.clone(),
+        function: function.clone(),
+        version,
+        invocation,
+        level: Level::Warn,
+        message: format!("{dropped} lines of this log were dropped: they came faster than logs are written"),
+        fields: None,
+    }
 }
 
 async fn write_all(
@@ -217,7 +270,11 @@ async fn write_all(
                 Message::Flush(done) => flushes.push(done),
             }
         }
-        for entry in left(&shares, &entries) {
+        let mut notes = left(&shares, &entries);
+        if waiting.is_empty() {
+            notes.extend(left_alone(&shares));
+        }
+        for entry in notes {
             last_seq += 1;
             entries.push(Written { seq: last_seq, entry });
         }
@@ -445,6 +502,34 @@ mod tests {
         let notes: Vec<String> = sqlx::query_scalar(sql).fetch_all(db.pool()).await.expect("notes");
         let said = notes.iter().filter_map(|note| note.split(' ').next()?.parse::<u64>().ok());
         assert_eq!(said.sum::<u64>(), dropped);
-        assert!(logs.shares.is_empty());
+        assert!(logs.shares.functions.is_empty() && logs.shares.tenants.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_tenant_with_many_functions_leaves_room_in_the_queue_and_each_log_tells_of_its_loss() {
+        let dir = tempfile::tempdir().expect("dir");
+        let db = testing::db(&dir).await;
+        let logs = LogStore::open(db.clone());
+        let turn = db.write().await.expect("write");
+        let functions: Vec<String> = (0..17).map(|n| format!("f{n}")).collect();
+        for n in 0..OF_FUNCTION_MAX as i64 {
+            functions.iter().for_each(|function| logs.append(entry(n, function)));
+        }
+        let late = entry(1, "late");
+        logs.append(late.clone());
+        let dropped = logs.dropped();
+        // Another tenant still has its share.
+        for n in 0..OF_FUNCTION_LEAST as i64 {
+            logs.append(LogEntry { tenant: "other".parse().expect("name"), ..entry(n, "f0") });
+        }
+        assert_eq!(logs.dropped(), dropped);
+        drop(turn);
+        logs.flush().await;
+        // Also a log of which nothing waited.
+        for function in functions.iter().map(String::as_str).chain(["late"]) {
+            let tail = logs.tail(&late.tenant, &entry(0, function).function, TAIL_MAX).await.expect("tail");
+            assert!(tail.iter().any(|w| w.entry.message.contains("were dropped")), "{function}");
+        }
+        assert!(logs.shares.functions.is_empty() && logs.shares.tenants.is_empty());
     }
 }

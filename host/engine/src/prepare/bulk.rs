@@ -6,12 +6,17 @@
 //! two of them, as every loop does. Where an operation leaves its memory, the pieces before are done when it traps:
 //! nobody sees them, since an instance is gone with its first trap.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use wasm_encoder::reencode::{self, Reencode, ReencodeComponent};
 use wasm_encoder::{
-    BlockType, CodeSection, Component, Function, FunctionSection, Instruction, InstructionSink, TypeSection,
-    ValType,
+    BlockType, CodeSection, Component, Function, FunctionSection, Instruction, InstructionSink, Module,
+    TypeSection, ValType,
 };
-use wasmparser::{CodeSectionReader, FunctionSectionReader, Operator, Parser, Payload, TypeSectionReader};
+use wasmparser::{
+    CodeSectionReader, CustomSectionReader, FunctionSectionReader, Operator, Parser, Payload,
+    TypeSectionReader,
+};
 
 /// Longest piece in bytes: 0.1 ms, and twice as much where the pages are touched for the first time.
 const PIECE: i32 = 1 << 20;
@@ -30,7 +35,7 @@ pub(crate) fn in_pieces(component: &[u8]) -> Result<Vec<u8>, Error> {
 }
 
 /// A bulk operation; each has a function of its own in a module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Bulk {
     Fill,
     Copy,
@@ -61,8 +66,9 @@ impl Bulk {
 /// What is known of the module that is being written.
 #[derive(Default)]
 struct Pieces {
-    /// Those that it uses, in the order of their functions.
+    /// Those that it uses, in the order of their functions, and the place of each in that order.
     used: Vec<Bulk>,
+    places: HashMap<Bulk, u32>,
     /// Index of their type, and of the first of the functions.
     ty: u32,
     first: u32,
@@ -92,8 +98,9 @@ impl Pieces {
                     let mut operators = body.get_operators_reader()?;
                     while !operators.eof() {
                         if let Some(bulk) = Bulk::of(&operators.read()?)
-                            && !pieces.used.contains(&bulk)
+                            && let Entry::Vacant(place) = pieces.places.entry(bulk)
                         {
+                            place.insert(pieces.used.len() as u32);
                             pieces.used.push(bulk);
                         }
                     }
@@ -145,15 +152,33 @@ impl Reencode for Pieces {
     }
 
     fn instruction<'a>(&mut self, operator: Operator<'a>) -> Result<Instruction<'a>, Error> {
-        let bulk = Bulk::of(&operator).and_then(|bulk| self.used.iter().position(|used| *used == bulk));
-        match bulk {
-            Some(n) => Ok(Instruction::Call(self.first + n as u32)),
+        match Bulk::of(&operator).and_then(|bulk| self.places.get(&bulk)) {
+            Some(n) => Ok(Instruction::Call(self.first + n)),
             None => reencode::utils::instruction(self, operator),
         }
+    }
+
+    /// As it is, also where it is malformed: names are not needed to run, and no index has changed.
+    fn parse_custom_section(
+        &mut self,
+        module: &mut Module,
+        section: CustomSectionReader<'_>,
+    ) -> Result<(), Error> {
+        module.section(&self.custom_section(section)?);
+        Ok(())
     }
 }
 
 impl ReencodeComponent for Pieces {
+    fn parse_component_custom_section(
+        &mut self,
+        component: &mut Component,
+        section: CustomSectionReader<'_>,
+    ) -> Result<(), Error> {
+        component.section(&self.custom_section(section)?);
+        Ok(())
+    }
+
     fn parse_component_submodule(
         &mut self,
         component: &mut Component,
