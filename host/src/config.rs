@@ -29,10 +29,15 @@ pub struct HostConfig {
     /// Memory for code, models, instances and buffers together: bytes, a size such as `"8GiB"`, or a share of
     /// what the machine and the process's control group allow, such as `"80%"` (the default).
     pub memory: MemorySize,
+    /// The disk's space that the packages of one tenant may take, as `memory` is written: a share is one of the
+    /// whole disk that the data directory lies on.
+    pub tenant_disk: MemorySize,
     /// Instances that may live at once in the whole host.
     pub instances_max: u32,
     /// Connections that may be open at once, on each listener.
     pub connections_max: usize,
+    /// Seconds for which a connection may be quiet between requests.
+    pub keep_alive_seconds: u64,
     /// Runs of models at once. Default: one for each core.
     #[serde(alias = "inference_threads")]
     pub inference_slots: Option<usize>,
@@ -90,7 +95,7 @@ impl TryFrom<SizeText> for MemorySize {
     fn try_from(size: SizeText) -> Result<Self, String> {
         let bad = |text: &str| {
             format!(
-                "memory: {text:?} must be a size from 1MiB (bytes, or as in \"8GiB\") or a share from \"1%\" to \"100%\""
+                "{text:?} must be a size from 1MiB (bytes, or as in \"8GiB\") or a share from \"1%\" to \"100%\""
             )
         };
         let text = match size {
@@ -137,8 +142,10 @@ impl Default for HostConfig {
             path_sandbox: true,
             tls: None,
             memory: MemorySize::Share(80),
+            tenant_disk: MemorySize::Share(25),
             instances_max: 1_000,
             connections_max: 10_000,
+            keep_alive_seconds: 75,
             inference_slots: None,
             inference_waiting_max: 1_024,
             inference_program: None,
@@ -190,6 +197,10 @@ pub enum ConfigError {
     Bound { field: &'static str, value: u64, min: u64, max: u64 },
     #[error("public_url: {0:?} must be like https://functions.example.org, without '/' at its end")]
     PublicUrl(String),
+    #[error(
+        "public_url: {url:?} is below domain = {domain:?}, where the host name says which function answers; use the domain itself, or another name"
+    )]
+    PublicUrlBelowDomain { url: String, domain: String },
     #[error("there is no data directory: give --data, or set HOME")]
     NoDataDirectory,
 }
@@ -224,10 +235,18 @@ impl HostConfig {
             if !sound || url.ends_with('/') {
                 return Err(ConfigError::PublicUrl(url.clone()));
             }
+            let host = url.parse::<http::Uri>().ok().and_then(|u| Some(u.host()?.to_ascii_lowercase()));
+            if host.is_some_and(|host| host.ends_with(&format!(".{}", self.domain))) {
+                return Err(ConfigError::PublicUrlBelowDomain {
+                    url: url.clone(),
+                    domain: self.domain.clone(),
+                });
+            }
         }
         // Each instance reserves address space; 10,000 of 4 GiB worked and 30,000 did not.
         bound("instances_max", self.instances_max.into(), 1, 5_000)?;
         bound("connections_max", self.connections_max as u64, 1, 1_000_000)?;
+        bound("keep_alive_seconds", self.keep_alive_seconds, 1, 86_400)?;
         bound("inference_slots", self.inference_slots.unwrap_or(1) as u64, 1, 1_024)?;
         bound("inference_waiting_max", self.inference_waiting_max as u64, 1, 1_000_000)?;
         bound("model_depth_max", self.model_depth_max, 1, 100_000)?;
@@ -304,12 +323,15 @@ mod tests {
             ("memory = \"0%\"", "memory"),
             ("memory = \"much\"", "memory"),
             ("memory = -1", "memory"),
+            ("tenant_disk = \"101%\"", "tenant_disk"),
             ("[prices]\nrequest = \"dear\"", "prices.request"),
             ("[prepare]\ncpu_seconds = 0", "prepare.cpu_seconds"),
+            ("keep_alive_seconds = 0", "keep_alive_seconds"),
             ("model_depth_max = 0", "model_depth_max"),
             ("[prepare]\nsurprise = 0", "surprise"),
             ("package_bytes_max = 0", "package_bytes_max"),
             ("public_url = \"example.org\"", "public_url"),
+            ("public_url = \"https://fn.Example.org\"\ndomain = \"example.org\"", "public_url"),
         ] {
             let message = load(text).expect_err("refused").to_string();
             assert!(message.contains(key), "{message}");

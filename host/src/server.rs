@@ -12,15 +12,19 @@ use crate::artifact::deploy::{DeployLimits, Deployments};
 use crate::config::{HostConfig, Tls};
 use crate::control::{self, ControlState};
 use crate::db::Db;
-use crate::ingress::{Ingress, Served, Serving, serve};
+use crate::ingress::{Door, Ingress, Received, Refused, Served, Serving, Shares, serve};
 use crate::ledger::Ledger;
-use crate::lifecycle::{Activator, EnginePreparer, Functions, Histories, Lifecycle, follow_registry, reap};
+use crate::lifecycle::{
+    Activator, EnginePreparer, Functions, Histories, Lifecycle, SeveralTenants, follow_registry, reap,
+};
 use crate::metering::{Journal, Post, PostError, run_poster};
 use crate::registry::{Registry, RegistryEvent};
 use crate::telemetry::logs::LogStore;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::refusals::Refusals;
 use crate::tenancy::{FirstKeys, Tenancy};
 use anyhow::{Context, Result};
+use axum::response::IntoResponse;
 use data_dir::DataDir;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -97,10 +101,19 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let artifacts = Arc::new(Artifacts::open(&data.path, db.clone()).await?);
     let memory_bytes = config.memory.of(machine::memory_bytes());
     tracing::info!(bytes = memory_bytes, "memory budget");
-    let functions = Functions::new(memory_bytes, Arc::new(IndexPolicy), clock.clone());
+    let several_tenants: SeveralTenants = {
+        let tenancy = tenancy.clone();
+        Arc::new(move || tenancy.has_several_tenants())
+    };
+    let functions =
+        Functions::new(memory_bytes, Arc::new(IndexPolicy), clock.clone(), several_tenants.clone());
     let engine = Arc::new(Runtime::new(runtime_config(&config, &data)?, functions.clone())?);
     let preparer = EnginePreparer::new(engine.clone(), artifacts.clone(), functions.memory().clone());
-    let limits = DeployLimits { package_bytes_max: config.package_bytes_max, ..DeployLimits::default() };
+    let limits = DeployLimits {
+        package_bytes_max: config.package_bytes_max,
+        tenant_bytes_max: config.tenant_disk.of(machine::disk_bytes(&data.path)),
+        ..DeployLimits::default()
+    };
     let deployments =
         Deployments::open(db.clone(), artifacts, registry.clone(), preparer.clone(), clock.clone(), limits)
             .await?;
@@ -131,6 +144,11 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         path_sandbox: config.path_sandbox,
         tls: tls.is_some(),
         bills: bills.clone(),
+        shares: Shares::new(
+            config.connections_max.min(config.instances_max as usize),
+            memory_bytes,
+            several_tenants,
+        ),
     });
     let scheme = if tls.is_some() { "https" } else { "http" };
     let urls = Urls {
@@ -139,6 +157,8 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     };
     let (stop, stopping) = watch::channel(false);
     let drain = CancellationToken::new();
+    let refusals = Refusals::new(metrics.clone());
+    let memory = functions.memory().clone();
     let ops = ops::Ops {
         metrics: metrics.clone(),
         activator: activator.clone(),
@@ -166,15 +186,27 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     tokio::spawn(follow_registry(activator, registry));
     tokio::spawn(housekeeping(config.clone(), clock, deployments, ledger, logs.clone(), histories.clone()));
     let grace = Duration::from_secs(config.drain_seconds);
-    let serving = |listener| Serving {
-        listener,
+    let serving = |listener| Serving { listener, stop: stopping.clone(), grace };
+    let invocations = Door {
+        name: "invocations",
+        service: ingress,
         tls: tls.clone(),
+        refusals: refusals.clone(),
+        memory: memory.clone(),
         connections_max: config.connections_max,
-        stop: stopping.clone(),
-        grace,
+        keep_alive: Duration::from_secs(config.keep_alive_seconds),
     };
-    let invocations = tokio::spawn(serve(serving(listener), ingress));
-    let controls = tokio::spawn(serve(serving(control_listener), api));
+    let controls = Door {
+        name: "control",
+        service: api,
+        tls,
+        refusals,
+        memory,
+        connections_max: config.connections_max,
+        keep_alive: Duration::from_secs(config.keep_alive_seconds),
+    };
+    let invocations = tokio::spawn(serve(serving(listener), invocations));
+    let controls = tokio::spawn(serve(serving(control_listener), controls));
     announce(&urls, first_keys.as_ref(), &data.path, args.ready_file.as_deref())?;
 
     stop_signal().await?;
@@ -357,12 +389,17 @@ struct ControlService(axum::Router);
 
 impl Served for ControlService {
     type Body = axum::body::Body;
-    async fn serve(&self, request: http::Request<hyper::body::Incoming>) -> http::Response<axum::body::Body> {
+    async fn serve(&self, request: http::Request<Received>) -> http::Response<axum::body::Body> {
         use tower_service::Service;
         let mut router = self.0.clone();
-        match router.call(request).await {
+        match router.call(request.map(control::InTime::new)).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+
+    fn refuse(&self, why: Refused) -> http::Response<axum::body::Body> {
+        let (status, code) = why.problem();
+        control::Problem::new(status, code, why).into_response()
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use vesta_tests::{Host, Package};
 
 /// Requests of the neighbour.
-const REQUESTS: usize = 40;
+const REQUESTS: usize = 100;
 
-/// The time that each of the neighbour's requests takes, in milliseconds: at the median, and the longest.
+/// The time that each of the neighbour's requests takes, in milliseconds: at the median, and at the 99th percentile.
 /// Each is a cold start.
 fn cold_starts(host: &Host) -> [f64; 2] {
     let mut took: Vec<f64> = (0..REQUESTS)
@@ -22,7 +22,7 @@ fn cold_starts(host: &Host) -> [f64; 2] {
         })
         .collect();
     took.sort_by(f64::total_cmp);
-    [took[REQUESTS / 2], took[REQUESTS - 1]]
+    [took[REQUESTS / 2], took[REQUESTS * 99 / 100 - 1]]
 }
 
 fn neighbour(host: &Host) {
@@ -63,9 +63,7 @@ fn a_silent_name_server_holds_up_nobody_else() {
         .limit("wall_ms", 300)
         .deploy(&host.control().with_key(&mallory));
     let beside = beside(&host, "asks", &mallory, "/outbound?url=http://name.example.com/");
-    println!(
-        "cold starts beside look-ups without answers: {beside:.1?} ms (median, longest); alone {alone:.1?}"
-    );
+    println!("cold starts beside look-ups without answers: {beside:.1?} ms (p50, p99); alone {alone:.1?}");
     assert!(beside[1] < 1_000.0, "{beside:?}");
     // The guest is told, and not left alone.
     Package::rogue("waits")
@@ -91,9 +89,7 @@ fn random_bytes_without_end_are_refused_and_hold_up_nobody() {
     for path in ["/random?bytes=67108864&times=1000", "/random?bytes=65536&times=100000"] {
         let beside = beside(&host, "draws", &mallory, path);
         let more = host.process().private_bytes().saturating_sub(before) / MIB;
-        println!(
-            "{path}: cold starts {beside:.1?} ms (median, longest), alone {alone:.1?}; {more} MiB more held"
-        );
+        println!("{path}: cold starts {beside:.1?} ms (p50, p99), alone {alone:.1?}; {more} MiB more held");
         assert!(beside[1] < 1_000.0 && more < 200, "{beside:?}, {more} MiB");
     }
 }
@@ -113,6 +109,6 @@ fn a_long_fill_is_held_to_its_cpu_time() {
     let reply = data.get(&format!("/fn/mallory/fills{path}"));
     reply.expect_problem(504, "cpu-limit");
     let beside = beside(&host, "fills", &mallory, path);
-    println!("cold starts beside long fills: {beside:.1?} ms (median, longest); alone {alone:.1?}");
+    println!("cold starts beside long fills: {beside:.1?} ms (p50, p99); alone {alone:.1?}");
     assert!(beside[1] < 1_000.0, "{beside:?}");
 }

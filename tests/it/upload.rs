@@ -218,3 +218,21 @@ fn an_archive_that_is_cut_lies_or_swells_is_refused() {
         assert!(matches!(reply.status, 400 | 413 | 422), "{reply:?}");
     }
 }
+
+#[test]
+fn a_tenant_has_its_share_of_the_disk() {
+    const MIB: usize = 1 << 20;
+    let host = Host::builder().config("tenant_disk = \"8MiB\"\n").start();
+    let (one, other) = (host.tenant("one"), host.tenant("other"));
+    let (one, other) = (host.control().with_key(&one), host.control().with_key(&other));
+    let large = |n: u8| Package::rogue(&format!("large{n}")).model("m", &vec![n; 3 * MIB]);
+    // Also what is announced and not there yet counts.
+    large(1).begin(&one).expect(201);
+    large(2).commit(&one);
+    let refused = large(3).begin(&one).expect_problem(507, "tenant-disk");
+    assert!(refused.detail().contains("8388608") && refused.detail().contains("tenant_disk"), "{refused:?}");
+    // What it has uploaded is no more, and small packages fit.
+    large(2).begin(&one).expect(201);
+    Package::rogue("small").deploy(&one);
+    large(4).commit(&other);
+}

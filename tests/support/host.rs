@@ -281,9 +281,15 @@ impl Metrics {
     /// The sum of a metric's samples over all labels.
     #[track_caller]
     pub fn sum(&self, name: &str) -> f64 {
+        self.sum_of(name, "")
+    }
+
+    /// The sum of a metric's samples, of those with the label's value.
+    #[track_caller]
+    pub fn sum_of(&self, name: &str, label: &str) -> f64 {
         let samples = self.0.lines().filter(|l| !l.starts_with('#')).filter_map(|l| {
             let (series, value) = l.rsplit_once(' ')?;
-            let same = series.split('{').next()? == name;
+            let same = series.split('{').next()? == name && series.contains(label);
             same.then(|| value.parse::<f64>().ok()).flatten()
         });
         let samples: Vec<f64> = samples.collect();

@@ -92,7 +92,7 @@ impl Memory {
     pub fn budget(&self) -> u64 {
         self.budget
     }
-    /// Bytes taken, all kinds together; never more than the budget.
+    /// Bytes taken, all kinds together; more than the budget only by what was held without asking ([`Memory::hold`]).
     pub fn taken(&self) -> u64 {
         self.used.load(Relaxed)
     }
@@ -119,6 +119,14 @@ impl Memory {
     /// An empty guard, to grow as an invocation's memory does.
     pub fn none(self: &Arc<Self>, kind: Kind) -> Taken {
         Taken { memory: self.clone(), kind, bytes: 0 }
+    }
+
+    /// Counts what is there already and cannot be refused any more. It may pass the budget: then nothing else is
+    /// given until it has gone.
+    pub fn hold(self: &Arc<Self>, kind: Kind, bytes: u64) -> Taken {
+        self.used.fetch_add(bytes, Relaxed);
+        self.by_kind[kind as usize].fetch_add(bytes, Relaxed);
+        Taken { memory: self.clone(), kind, bytes }
     }
 
     /// Takes what a function needs to be warm: all of it, or nothing.
@@ -266,6 +274,12 @@ pub trait Grant: Send + Sync {
 
     /// Takes so many bytes more, making room first if need be: that may take some milliseconds.
     fn grow(&self, taken: &mut Taken, more: u64) -> Result<(), Short>;
+
+    /// Most bytes that the running instances of one tenant may hold: all of the budget, unless others have to be
+    /// left some.
+    fn of_tenant_max(&self) -> u64 {
+        self.memory().budget()
+    }
 }
 
 impl Grant for Arc<Memory> {

@@ -87,7 +87,7 @@ impl Stage {
                     let running = Arc::downgrade(&loaded.0);
                     drop(loaded);
                     let mut taken = self.memory.none(Kind::Instances);
-                    let _ = self.fleet.grow(&mut taken, 7, self.now());
+                    let _ = self.fleet.grow(&mut taken, 7, self.now(), || false);
                     std::thread::yield_now();
                     assert!(running.strong_count() > 0, "let go while it runs");
                     self.ran.fetch_add(1, SeqCst);

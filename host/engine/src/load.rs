@@ -30,7 +30,7 @@ use vesta_core::Digest;
 use vesta_core::lifecycle::{CodeStart, ColdStartParts, ModelStart, SetAside};
 use vesta_core::limits::Limits;
 use vesta_core::manifest::{ModelRef, PackageManifest};
-use vesta_core::memory::{Kind, Part, Reservation};
+use vesta_core::memory::{Grant, Kind, Part, Reservation};
 use vesta_nn::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
@@ -298,7 +298,7 @@ impl Loader {
     fn settings(&self, model: &ModelRef, limits: &Limits) -> Settings {
         Settings {
             // More than the host may use would have the kernel end the worker instead.
-            memory_bytes: limits.model_memory_bytes.min(self.memory.host.memory().budget()),
+            memory_bytes: limits.model_memory_bytes.min(self.memory.memory().budget()),
             inference_ns: limits.inference_ms.saturating_mul(1_000_000),
             threads: model.threads.clamp(1, self.inference.slots_max),
         }

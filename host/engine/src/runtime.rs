@@ -76,7 +76,7 @@ impl Runtime {
         let weak = engine.weak();
         let ticker = Ticker::start(move || weak.upgrade().inspect(|e| e.increment_epoch()).is_some())?;
         let idle_of_host = IdleOfHost::new();
-        let memory = Arc::new(InstanceMemory { host: memory, idle: idle_of_host.clone() });
+        let memory = InstanceMemory::new(memory, idle_of_host.clone());
         let slots = SlotsConfig {
             slots: config.inference_slots,
             waiting_max: config.inference_waiting_max,

@@ -49,6 +49,8 @@ pub struct DeployLimits {
     pub open_max: usize,
     /// All blobs of one package together, in bytes.
     pub package_bytes_max: u64,
+    /// All blobs of one tenant together, in bytes.
+    pub tenant_bytes_max: u64,
     /// Age at which an upload that was not committed is given up, in milliseconds.
     pub open_ms_max: i64,
     /// How long a blob stays that nobody refers to, in milliseconds: the time to mend a refused package.
@@ -56,9 +58,15 @@ pub struct DeployLimits {
 }
 
 impl Default for DeployLimits {
-    /// 16 deployments, 2 GiB, one hour, one hour.
+    /// 16 deployments, 2 GiB, as much as the disk has, one hour, one hour.
     fn default() -> Self {
-        Self { open_max: 16, package_bytes_max: 2 << 30, open_ms_max: 3_600_000, unused_ms_max: 3_600_000 }
+        Self {
+            open_max: 16,
+            package_bytes_max: 2 << 30,
+            tenant_bytes_max: u64::MAX,
+            open_ms_max: 3_600_000,
+            unused_ms_max: 3_600_000,
+        }
     }
 }
 
@@ -130,6 +138,10 @@ pub enum DeployError {
     Manifest(#[from] ManifestError),
     #[error("the package has more than the {max} bytes that this host allows")]
     PackageTooLarge { max: u64 },
+    #[error(
+        "the tenant's packages hold {held} bytes and {more} would come; {max} are the most that a tenant may have (tenant_disk in the host's configuration): delete versions that are not needed"
+    )]
+    TenantDisk { held: u64, more: u64, max: u64 },
     #[error("{0} deployments are under way, the most at once: finish one, or wait until it expires")]
     TooManyOpen(usize),
     #[error("there is no such deployment, or it ended long ago")]
@@ -160,6 +172,8 @@ pub struct Deployments {
     limits: DeployLimits,
     all: DashMap<String, Deployment>,
     archives: Arc<Semaphore>,
+    /// Whose turn it is among a tenant's deployments: they are prepared one at a time, beside those of others.
+    turns: DashMap<TenantName, Arc<Semaphore>>,
     /// Held while a deployment begins and while blobs are collected: no blob goes that a deployment counts on.
     gate: Mutex<()>,
 }
@@ -182,7 +196,8 @@ impl Deployments {
         }
         let archives = Arc::new(Semaphore::new(ARCHIVES_MAX));
         let gate = Mutex::new(());
-        Ok(Arc::new(Self { db, artifacts, registry, prepare, clock, limits, all, archives, gate }))
+        let turns = DashMap::new();
+        Ok(Arc::new(Self { db, artifacts, registry, prepare, clock, limits, all, archives, turns, gate }))
     }
 
     /// The bounds in force.
@@ -213,6 +228,7 @@ impl Deployments {
         let id = InvocationId::new(now.unsigned_abs(), rand::random()).to_string();
         let mut deployment = Deployment::new(id.clone(), tenant.clone(), manifest.name.clone(), now);
         deployment.missing = self.artifacts.missing(tenant, &manifest).await?;
+        self.has_room(tenant, &deployment.missing).await?;
         deployment.manifest = Some(Arc::new(manifest));
         let row = store::OpenDeployment {
             id: id.clone(),
@@ -223,6 +239,19 @@ impl Deployments {
         store::deployment_opened(&self.db, &row).await.map_err(ArtifactError::Db)?;
         self.all.insert(id, deployment.clone());
         Ok(deployment)
+    }
+
+    /// Whether a tenant's blobs, those that it is about to upload and these fit into its share of the disk.
+    async fn has_room(&self, tenant: &TenantName, missing: &[BlobRef]) -> Result<(), DeployError> {
+        let sum = |blobs: &[BlobRef]| blobs.iter().fold(0u64, |sum, blob| sum.saturating_add(blob.size));
+        let held = store::uploaded_bytes(&self.db, tenant).await.map_err(ArtifactError::Db)?;
+        let others = self.all.iter().filter(|d| d.tenant == *tenant && d.is_open());
+        let held = others.fold(held, |held, other| held.saturating_add(sum(&other.missing)));
+        let (more, max) = (sum(missing), self.limits.tenant_bytes_max);
+        if more > 0 && held.saturating_add(more) > max {
+            return Err(DeployError::TenantDisk { held, more, max });
+        }
+        Ok(())
     }
 
     /// How a tenant's deployment stands.
@@ -344,6 +373,8 @@ impl Deployments {
         manifest: Arc<PackageManifest>,
         alias: Option<AliasName>,
     ) -> Result<u32, PrepareError> {
+        let turn = self.turns.entry(tenant.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone();
+        let _turn = turn.acquire().await;
         let path = self.artifacts.blob_path(&manifest.component.digest);
         self.step(&id, "compile".into(), self.prepare.component(&manifest, &path)).await?;
         let mut models = Vec::with_capacity(manifest.models.len());

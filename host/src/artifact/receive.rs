@@ -12,6 +12,9 @@ use tokio::io::AsyncWriteExt;
 use vesta_core::manifest::BlobRef;
 use vesta_core::{Digest, TenantName};
 
+/// Bytes after which the disk is looked at again.
+const LOOK_BYTES: u64 = 16 << 20;
+
 /// Longest wait for a client's next bytes.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -104,8 +107,9 @@ async fn write<E: std::fmt::Display>(
     bytes_max: u64,
     mut look: impl FnMut(&[u8]),
 ) -> Result<u64, ReceiveError> {
-    let mut got = 0;
+    let (mut got, mut looked) = (0, 0);
     let mut bytes = std::pin::pin!(bytes);
+    leaves_room(path).map_err(at(path))?;
     while let Some(chunk) =
         tokio::time::timeout(SILENCE_MAX, bytes.next()).await.map_err(|_| ReceiveError::Silent)?
     {
@@ -114,10 +118,25 @@ async fn write<E: std::fmt::Display>(
         if got > bytes_max {
             return Err(ReceiveError::TooLong { size: bytes_max });
         }
+        if got - looked > LOOK_BYTES {
+            leaves_room(path).map_err(at(path))?;
+            looked = got;
+        }
         look(&chunk);
         file.write_all(&chunk).await.map_err(at(path))?;
     }
     Ok(got)
+}
+
+/// Whether a disk has room beside what the host itself needs to go on recording usage: a twentieth of it, or 1 GiB.
+fn leaves_room(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    let disk = rustix::fs::statvfs(folder)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    if bytes(disk.f_bavail) < (bytes(disk.f_blocks) / 20).min(1 << 30) {
+        return Err(std::io::ErrorKind::StorageFull.into());
+    }
+    Ok(())
 }
 
 fn move_into_place(temporary: TempPath, place: &Path) -> Result<(), ArtifactError> {

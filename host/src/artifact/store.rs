@@ -38,6 +38,13 @@ pub async fn uploaded_size(db: &Db, tenant: &TenantName, digest: &Digest) -> Res
     Ok(size.and_then(|s| u64::try_from(s).ok()))
 }
 
+/// The size of all blobs that this tenant has uploaded and that are still here, in bytes.
+pub async fn uploaded_bytes(db: &Db, tenant: &TenantName) -> Result<u64, DbError> {
+    let sql = "SELECT coalesce(sum(size), 0) FROM tenant_blobs WHERE tenant = ?";
+    let bytes: i64 = sqlx::query_scalar(sql).bind(tenant.as_str()).fetch_one(db.pool()).await?;
+    Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
+}
+
 pub async fn uploaded(db: &Db, tenant: &TenantName, blob: &BlobRef, now: i64) -> Result<(), DbError> {
     let size = i64::try_from(blob.size).unwrap_or(i64::MAX);
     let mut write = db.write().await?;

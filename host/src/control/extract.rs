@@ -1,5 +1,6 @@
 //! Reading a request: who calls, for which tenant, its parameters and its JSON body.
 
+use super::in_time::TooSlow;
 use super::{ControlState, Problem};
 use crate::tenancy::{DEFAULT_TENANT, Identity, Role};
 use axum::body::Bytes;
@@ -115,7 +116,10 @@ impl<T: DeserializeOwned> FromRequest<ControlState> for Body<T> {
                 let detail = format!("a JSON body may have {JSON_BYTES_MAX} bytes");
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
             }
-            _ => Problem::new(StatusCode::BAD_REQUEST, "body-broken", "the body could not be read"),
+            _ => match too_slow(&e) {
+                Some(slow) => Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", slow),
+                None => Problem::new(StatusCode::BAD_REQUEST, "body-broken", "the body could not be read"),
+            },
         })?;
         let text: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { &bytes };
         let mut json = serde_json::Deserializer::from_slice(text);
@@ -123,6 +127,18 @@ impl<T: DeserializeOwned> FromRequest<ControlState> for Body<T> {
         json.end().map_err(|e| malformed(&e))?;
         Ok(Body(value))
     }
+}
+
+/// Whether an error comes from a body that was not waited for.
+fn too_slow<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e TooSlow> {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if let Some(slow) = this.downcast_ref() {
+            return Some(slow);
+        }
+        error = this.source();
+    }
+    None
 }
 
 fn malformed(e: &serde_json::Error) -> Problem {

@@ -6,6 +6,7 @@ mod aliases;
 mod deployments;
 mod extract;
 mod functions;
+mod in_time;
 mod invocations;
 mod keys;
 mod logs;
@@ -16,6 +17,7 @@ mod time;
 mod usage;
 mod whoami;
 
+pub use in_time::InTime;
 pub use problem::Problem;
 
 use crate::artifact::deploy::Deployments;

@@ -9,6 +9,7 @@ use crate::db::DbError;
 use crate::ledger::LedgerError;
 use crate::package::archive::ArchiveError;
 use crate::registry::RegistryError;
+use crate::telemetry::refusals::Reason;
 use crate::tenancy::{IdentifyError, TenancyError};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,9 @@ use utoipa::{IntoResponses, ToSchema};
 use vesta_core::id::IdError;
 use vesta_core::limits::LimitError;
 use vesta_core::manifest::ManifestError;
+
+/// What the types of problems begin with.
+const TYPE: &str = "urn:vesta:problem:";
 
 /// An error, as of RFC 9457.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -42,7 +46,7 @@ impl Problem {
         if let Some(first) = title.get_mut(..1) {
             first.make_ascii_uppercase();
         }
-        let r#type = format!("urn:vesta:problem:{code}");
+        let r#type = format!("{TYPE}{code}");
         Self { r#type, title, status: status.as_u16(), detail: detail.to_string(), field: None }
     }
 
@@ -64,6 +68,8 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).expect("strings and a number always become JSON");
         let mut response = (status, body).into_response();
+        let code = self.r#type.trim_start_matches(TYPE).to_owned();
+        response.extensions_mut().insert(Reason { code: code.into(), function: None });
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
@@ -199,6 +205,7 @@ impl From<DeployError> for Problem {
             D::PackageTooLarge { .. } => {
                 Problem::new(S::PAYLOAD_TOO_LARGE, "package-too-large", e).with_field("size")
             }
+            D::TenantDisk { .. } => Problem::new(S::INSUFFICIENT_STORAGE, "tenant-disk", e),
             D::TooManyOpen(_) => Problem::new(S::TOO_MANY_REQUESTS, "too-many-deployments", e),
             D::NoDeployment => Problem::new(S::NOT_FOUND, "no-such-deployment", e),
             D::NoBlob(_) => Problem::new(S::NOT_FOUND, "no-such-blob", e),

@@ -6,15 +6,16 @@ use super::refusal::{Refusal, full};
 use super::request_body::RequestBody;
 use super::respond::{Client, Invoked, respond};
 use super::route::{self, Target};
-use super::{Body, Ingress, bill};
+use super::{Body, Ingress, Received, bill};
 use crate::registry::Version;
+use crate::telemetry::refusals::Reason;
 use crate::tenancy::{self, Identity};
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version as HttpVersion, header, request,
 };
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vesta_core::{InvocationId, Outcome};
@@ -27,20 +28,19 @@ const FUNCTION: HeaderName = HeaderName::from_static("vesta-function");
 const VERSION: HeaderName = HeaderName::from_static("vesta-version");
 
 /// Answers one request of the data plane.
-pub async fn invoke(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<Body> {
+pub async fn invoke(ingress: Arc<Ingress>, request: Request<Received>) -> Response<Body> {
     let is_head = request.method() == Method::HEAD;
     let response = answer(ingress, request).await;
     if is_head { without_body(response) } else { response }
 }
 
-async fn answer(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(ingress: Arc<Ingress>, request: Request<Received>) -> Response<Body> {
     let arrived = Instant::now();
     let id = ingress.new_id();
     let (parts, body) = request.into_parts();
 
-    // One host name, which says whose page this is (RFC 9112, section 3.2).
-    let hosts = parts.headers.get_all(header::HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && parts.version == HttpVersion::HTTP_11) {
+    // One host name, which says whose page this is.
+    if !has_one_host(&parts) {
         return refuse(Refusal::no_host(), id);
     }
 
@@ -69,15 +69,20 @@ async fn answer(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<B
     let limits = version.manifest.limits;
     // A browser sends no key: private functions have no pages.
     let is_on_shared_name = target.by_path && version.manifest.public && ingress.path_sandbox;
+    let refused = |refusal| of_function(refuse(refusal, id), &version);
     if !ingress.journal.is_healthy() {
-        return refuse(Refusal::unrecorded(), id);
+        return refused(Refusal::unrecorded());
     }
     if declared_length(&parts.headers).is_some_and(|n| n > limits.request_body_bytes) {
-        return refuse(Refusal::body_too_large(limits.request_body_bytes), id);
+        return refused(Refusal::body_too_large(limits.request_body_bytes));
     }
+    let place = match ingress.shares.enter(&version.tenant) {
+        Ok(place) => place,
+        Err(e) => return refused(e.into()),
+    };
     let admitted = match ingress.activator.admit(&version) {
         Ok(admitted) => admitted,
-        Err(e) => return refuse(e.into(), id),
+        Err(e) => return refused(e.into()),
     };
 
     // From here on something may run, so a bill is open: it is closed with the response, or by its drop.
@@ -93,7 +98,7 @@ async fn answer(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<B
         }
         Err(e) => {
             let outcome = if e.is_memory() { Outcome::HostMemory } else { Outcome::StartFailed };
-            return fail(bill, outcome, Refusal::from(&e)).await;
+            return of_function(fail(bill, outcome, Refusal::from(&e)).await, &version);
         }
     };
 
@@ -110,7 +115,7 @@ async fn answer(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<B
     let logs = Arc::new(GuestLog {
         store: ingress.logs.clone(),
         clock: ingress.clock.clone(),
-        version,
+        version: version.clone(),
         invocation: id,
     });
     let invocation = Invocation { tenant, meter: bill.meter.clone(), logs, deadline };
@@ -121,6 +126,17 @@ async fn answer(ingress: Arc<Ingress>, request: Request<Incoming>) -> Response<B
     let mut response = respond(Invoked { run, bill, held: admitted, limits }, client).await;
     if is_on_shared_name {
         keep_apart(response.headers_mut());
+    }
+    response.extensions_mut().insert(place);
+    of_function(response, &version)
+}
+
+/// Names the function in the reason of an answer that has one, for the host's log.
+fn of_function(mut response: Response<Body>, version: &Version) -> Response<Body> {
+    if response.status().as_u16() >= 400 {
+        let own = || Reason { code: Reason::FUNCTION.into(), function: None };
+        let reason = response.extensions_mut().get_or_insert_with(own);
+        reason.function = Some(format!("{}/{}", version.tenant, version.function));
     }
     response
 }
@@ -181,6 +197,23 @@ pub async fn fail(mut bill: Bill, outcome: Outcome, refusal: Refusal) -> Respons
 fn identify(ingress: &Ingress, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Refusal> {
     let ours = headers.get_all(header::AUTHORIZATION).iter().find(|value| tenancy::is_our_key(value));
     ingress.tenancy.identify(ours).map_err(|e| Refusal::wrong_key(e.to_string()))
+}
+
+/// Whether a request names its host once, and as hosts are named (RFC 9112, section 3.2; RFC 9113, section 8.3.1).
+fn has_one_host(parts: &request::Parts) -> bool {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    if parts.uri.authority().is_some_and(|authority| !route::is_host(authority.as_str())) {
+        return false;
+    }
+    match (hosts.next(), hosts.next()) {
+        (None, _) => parts.version != HttpVersion::HTTP_11,
+        (Some(_), Some(_)) => false,
+        (Some(host), None) => {
+            let named = host.to_str().ok().filter(|host| route::is_host(host));
+            let authority = parts.uri.authority().filter(|_| parts.version == HttpVersion::HTTP_2);
+            named.is_some_and(|host| authority.is_none_or(|a| a.as_str().eq_ignore_ascii_case(host)))
+        }
+    }
 }
 
 fn host(parts: &request::Parts) -> Option<&str> {

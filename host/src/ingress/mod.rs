@@ -2,7 +2,10 @@
 //!
 //! The way of a request stands in [`invoke`], top to bottom.
 
+mod answer;
 mod bill;
+mod connection;
+mod guard;
 mod guest_log;
 mod invoke;
 mod listener;
@@ -10,9 +13,13 @@ mod refusal;
 mod request_body;
 mod respond;
 mod route;
+mod shares;
 mod streaming;
+mod watched;
 
-pub use listener::{Served, Serving, serve};
+pub use answer::Received;
+pub use listener::{Door, Refused, Served, Serving, serve};
+pub use shares::Shares;
 
 use crate::lifecycle::Activator;
 use crate::metering::Journal;
@@ -44,6 +51,8 @@ pub struct Ingress {
     pub tls: bool,
     /// Bills that are open: a drain waits for them, also where their client is gone.
     pub bills: TaskTracker,
+    /// What each tenant may hold of the front door.
+    pub shares: Shares,
 }
 
 /// The body of a response. An error ends the connection (HTTP/1.1) or resets the stream (HTTP/2).

@@ -1,7 +1,10 @@
 //! The one table from what went wrong to what a client of the data plane is told.
 
 use super::Body;
+use super::listener::Refused;
+use super::shares::NoPlace;
 use crate::lifecycle::{NotAdmitted, StartError};
+use crate::telemetry::refusals::Reason;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -40,7 +43,11 @@ impl Refusal {
     }
 
     pub fn no_host() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "no-host", "a request has one Host header")
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "no-host",
+            "a request has one Host header: a name or an address, with a port or without",
+        )
     }
 
     pub fn no_key() -> Self {
@@ -56,6 +63,11 @@ impl Refusal {
         let detail =
             format!("the request's body is over the function's limit of {max} bytes (limits.request_body)");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
+    }
+
+    /// The body ended before its end, or is not framed as it says.
+    pub fn body_broken() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "body-broken", "the request's body broke off")
     }
 
     /// Usage records cannot be written: nothing may run that could not be billed.
@@ -74,6 +86,23 @@ impl From<NotAdmitted> for Refusal {
             }
             NotAdmitted::Draining => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail),
         }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(why: Refused) -> Self {
+        let (status, code) = why.problem();
+        Refusal::new(status, code, why.to_string())
+    }
+}
+
+impl From<NoPlace> for Refusal {
+    fn from(e: NoPlace) -> Self {
+        let code = match e {
+            NoPlace::Requests { .. } => "tenant-requests",
+            NoPlace::Unread { .. } => "unread-answers",
+        };
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, code, e.to_string()).retry_after(1)
     }
 }
 
@@ -123,6 +152,7 @@ impl Refusal {
             "detail": self.detail,
         });
         let mut response = Response::new(full(problem.to_string().into()));
+        response.extensions_mut().insert(Reason { code: self.code.into(), function: None });
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -1,8 +1,8 @@
 //! A request's body on its way to the guest: counted, and held to its limit.
 
+use super::answer::Received;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -14,6 +14,7 @@ use vesta_engine::BodyError;
 pub struct BodyMeter {
     bytes: AtomicU64,
     over_limit: AtomicBool,
+    broken: AtomicBool,
 }
 
 impl BodyMeter {
@@ -24,11 +25,15 @@ impl BodyMeter {
     pub fn is_over_limit(&self) -> bool {
         self.over_limit.load(Relaxed)
     }
+    /// Whether the body ended before its end, or is not framed as it says.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
+    }
 }
 
 /// The body that the guest reads.
 pub struct RequestBody {
-    pub inner: Incoming,
+    pub inner: Received,
     pub bytes_max: u64,
     pub meter: Arc<BodyMeter>,
 }
@@ -43,7 +48,12 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
-            other => return other.map(|frame| frame.map(|f| f.map_err(BodyError::from))),
+            Poll::Ready(Some(Err(error))) => {
+                self.meter.broken.store(true, Relaxed);
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
         };
         if let Some(data) = frame.data_ref() {
             let read = self.meter.bytes.fetch_add(data.len() as u64, Relaxed) + data.len() as u64;

@@ -106,6 +106,8 @@ impl Invoked {
         drop(held);
         let ended = if bill.body.is_over_limit() { request_over_limit() } else { ended };
         let refusal = match ended.outcome {
+            // A guest that cannot go on without its input is not to blame.
+            Outcome::Trap | Outcome::GuestError if bill.body.is_broken() => Refusal::body_broken(),
             Outcome::RequestLimit => Refusal::body_too_large(limits.request_body_bytes),
             _ => Refusal::from(&ended),
         };

@@ -25,6 +25,19 @@ pub fn target(uri: &http::Uri, host: Option<&str>, domain: &str) -> Option<Targe
     }
 }
 
+/// Whether the text names a host: a name or an address, and a port where there is one. An empty one is allowed where a
+/// client has no name for the host (RFC 9112, section 3.2).
+pub fn is_host(text: &str) -> bool {
+    let Ok(authority) = text.parse::<http::uri::Authority>() else { return text.is_empty() };
+    let name = authority.host();
+    let is_port = |port: &str| port.is_empty() || port.parse::<u16>().is_ok();
+    let Some(port) = text.strip_prefix(name) else { return false };
+    let has_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    let is_address = name.starts_with('[');
+    let name = name.strip_suffix('.').unwrap_or(name);
+    has_port && (is_address || name.split('.').all(|part| !part.is_empty()))
+}
+
 /// The part of a host name that stands before the domain.
 fn below(host: &str, domain: &str) -> Option<String> {
     let host = host.rsplit_once(':').map_or(host, |(name, _port)| name).to_ascii_lowercase();
@@ -108,6 +121,20 @@ mod tests {
         }
         for host in ["example.org", "127.0.0.1:7070", "other.net"] {
             assert_eq!(route(mallory, Some(host)), to("mallory", "phish", None, "/login"), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_a_port_or_without() {
+        for host in
+            ["", "localhost", "a.b.example.org:80", "a.example.org.", "127.0.0.1:7070", "[::1]:80", "x:"]
+        {
+            assert!(is_host(host), "{host}");
+        }
+        for other in
+            ["..", ".", "a..b", ".a", "a:1:2", "a:b", "a:99999", "user@a", "a/b", "a b", ":80", "a\u{e9}"]
+        {
+            assert!(!is_host(other), "{other}");
         }
     }
 

@@ -1,13 +1,22 @@
 //! The functions of this host with the memory that they share.
 
 use super::entry::Warm;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 use vesta_core::clock::{Clock, Instant};
 use vesta_core::keepalive::KeepAlive;
 use vesta_core::lifecycle::Fleet;
 use vesta_core::memory::{Grant, Kind, Memory, Short, Taken};
-use vesta_engine::processes;
+use vesta_engine::{heap, processes};
+
+/// Least time between two times that the heap is let go of because memory is short.
+const LET_GO_PAUSE: Duration = Duration::from_millis(200);
+/// Where what is not counted is less than this part of the budget, letting go of the heap would free little.
+const LET_GO_SHARE: u64 = 32;
+
+/// Says whether this host has more than one tenant.
+pub type SeveralTenants = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// The core's fleet with this host's clock.
 pub struct Functions {
@@ -15,15 +24,24 @@ pub struct Functions {
     clock: Arc<dyn Clock>,
     /// The reaper has something to do earlier than it thought.
     pub(super) woken: Arc<Notify>,
+    /// Whether there are several tenants, who must leave one another some memory.
+    several_tenants: SeveralTenants,
+    /// When the heap was last let go of because memory was short.
+    let_go: Mutex<Option<std::time::Instant>>,
 }
 
 impl Functions {
     /// `budget` in bytes.
-    pub fn new(budget: u64, policy: Arc<dyn KeepAlive>, clock: Arc<dyn Clock>) -> Arc<Functions> {
+    pub fn new(
+        budget: u64,
+        policy: Arc<dyn KeepAlive>,
+        clock: Arc<dyn Clock>,
+        several_tenants: SeveralTenants,
+    ) -> Arc<Functions> {
         let woken = Arc::new(Notify::new());
         let wake = woken.clone();
         let fleet = Fleet::new(Memory::new(budget), policy, Box::new(move || wake.notify_one()));
-        Arc::new(Functions { fleet, clock, woken })
+        Arc::new(Functions { fleet, clock, woken, several_tenants, let_go: Mutex::default() })
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -40,6 +58,27 @@ impl Functions {
         }
     }
 
+    /// Gives freed memory of the heap back to the kernel, at most once in a while, and looks at the kernel again. Says whether
+    /// it did: what was refused before may be given now. Takes some milliseconds, and is not done where the heap cannot hold much.
+    pub(super) fn let_go_of_the_heap(&self) -> bool {
+        let memory = self.fleet.memory();
+        if memory.uncounted() < memory.budget() / LET_GO_SHARE {
+            return false;
+        }
+        let asked = std::time::Instant::now();
+        let mut last = self.let_go.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = *last
+            && asked < at + LET_GO_PAUSE
+        {
+            // Another one did while this one waited for its turn.
+            return at > asked;
+        }
+        heap::let_go();
+        self.look_at_the_kernel();
+        *last = Some(std::time::Instant::now());
+        true
+    }
+
     /// Functions let go to make room for others, since the start; and how often none could be made.
     pub fn evicted_and_refused(&self) -> (u64, u64) {
         (self.fleet.evicted(), self.fleet.refused())
@@ -51,7 +90,11 @@ impl Grant for Functions {
         self.fleet.memory()
     }
     fn grow(&self, taken: &mut Taken, more: u64) -> Result<(), Short> {
-        self.fleet.grow(taken, more, self.now())
+        self.fleet.grow(taken, more, self.now(), || self.let_go_of_the_heap())
+    }
+    fn of_tenant_max(&self) -> u64 {
+        let budget = self.memory().budget();
+        if (self.several_tenants)() { budget / 2 } else { budget }
     }
 }
 

@@ -13,7 +13,7 @@ mod start;
 pub use activator::{Activation, Activator, Lifecycle};
 pub use entry::{Admitted, ColdStart, StartError};
 pub use follow::follow_registry;
-pub use functions::Functions;
+pub use functions::{Functions, SeveralTenants};
 pub use histories::Histories;
 pub use prepare::EnginePreparer;
 pub use reaper::reap;

@@ -133,7 +133,12 @@ impl Activator {
             if !can_wait {
                 return Err(short);
             }
-            functions.look_at_the_kernel();
+            let heap = functions.clone();
+            // Takes some milliseconds: nothing for a worker.
+            let let_go = tokio::task::spawn_blocking(move || heap.let_go_of_the_heap());
+            if !let_go.await.unwrap_or(false) {
+                functions.look_at_the_kernel();
+            }
             if !self.parts.runtime.end_idle_instance() {
                 match turn {
                     None => turn = timeout(MEMORY_POLL, next_turn.as_mut()).await.ok(),

@@ -10,6 +10,12 @@ pub fn memory_bytes() -> Option<u64> {
     total.into_iter().chain(groups).min()
 }
 
+/// The size of the disk that a folder lies on, in bytes.
+pub fn disk_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    disk.f_blocks.checked_mul(disk.f_frsize)
+}
+
 fn read(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }

@@ -25,6 +25,13 @@ struct OutcomeLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    listener: &'static str,
+    reason: String,
+    class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabels {
     kind: &'static str,
 }
@@ -40,6 +47,7 @@ pub struct Metrics {
     duration: Durations,
     init_duration: Durations,
     billed: Family<FunctionLabels, Seconds>,
+    refusals: Family<RefusalLabels, Counter>,
 }
 
 /// What is read off the host when it is asked.
@@ -78,6 +86,7 @@ impl Default for Metrics {
         let duration = Durations::new_with_constructor(buckets);
         let init_duration = Durations::new_with_constructor(buckets);
         let billed = Family::default();
+        let refusals = Family::default();
         registry.register("faas_invocations", "Invocations, by how they ended", invocations.clone());
         registry.register("faas_coldstarts", "Cold starts", cold_starts.clone());
         let help = "From a request's arrival to the end of its guest";
@@ -86,7 +95,10 @@ impl Default for Metrics {
         registry.register_with_unit("faas_init_duration", help, Unit::Seconds, init_duration.clone());
         let help = "CPU time billed: guest, inference and cold start";
         registry.register_with_unit("faas_cpu_usage", help, Unit::Seconds, billed.clone());
-        Metrics { registry, invocations, cold_starts, duration, init_duration, billed }
+        let help =
+            "Answers of 400 and more, by the problem's code; `function` where the function itself gave them";
+        registry.register("vesta_refusals", help, refusals.clone());
+        Metrics { registry, invocations, cold_starts, duration, init_duration, billed, refusals }
     }
 }
 
@@ -104,6 +116,11 @@ impl Metrics {
             self.cold_starts.get_or_create(&labels).inc();
             self.init_duration.get_or_create(&labels).observe(r.phases.cold_ns as f64 / 1e9);
         }
+    }
+
+    /// Counts an answer of 400 or more. `class` is `4xx` or `5xx`; reasons are the codes of problems.
+    pub fn refused(&self, listener: &'static str, reason: &str, class: &'static str) {
+        self.refusals.get_or_create(&RefusalLabels { listener, reason: reason.to_owned(), class }).inc();
     }
 
     /// Drops what is kept of a function that was deleted, so that names which come and go do not add up.

@@ -63,6 +63,12 @@ pub fn is_our_key(authorization: &http::HeaderValue) -> bool {
     bearer(&text).is_some_and(key::has_scheme)
 }
 
+/// The public part of the key that a header has the form of, whether or not there is such a key.
+pub fn claimed_prefix(authorization: &http::HeaderValue) -> Option<String> {
+    let (prefix, _) = key::split(bearer(authorization.to_str().ok()?)?)?;
+    Some(prefix.to_owned())
+}
+
 /// The token of a bearer's header.
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.trim().split_once([' ', '\t'])?;
@@ -198,6 +204,11 @@ impl Tenancy {
 
     pub fn tenant_exists(&self, name: &str) -> bool {
         self.tenants.contains_key(name)
+    }
+
+    /// Whether there is more than one tenant.
+    pub fn has_several_tenants(&self) -> bool {
+        self.tenants.len() > 1
     }
 
     /// Makes a tenant and its first key.

@@ -183,13 +183,23 @@ impl<L: Resident> Fleet<L> {
         result
     }
 
-    /// Takes more memory for what runs already, letting idle functions go where needed.
-    pub fn grow(&self, taken: &mut Taken, more: u64, now: Instant) -> Result<(), Short> {
+    /// Takes more memory for what runs already, letting idle functions go where needed. Before it is refused,
+    /// `last_resort` is asked to free what it can; it says whether trying again makes sense.
+    pub fn grow(
+        &self,
+        taken: &mut Taken,
+        more: u64,
+        now: Instant,
+        last_resort: impl FnOnce() -> bool,
+    ) -> Result<(), Short> {
         let mut result = taken.grow(more);
         for _ in 0..ROUNDS_MAX {
             if result.is_ok() || !self.make_room(now, &[], more, MayGo::All) {
                 break;
             }
+            result = taken.grow(more);
+        }
+        if result.is_err() && last_resort() {
             result = taken.grow(more);
         }
         self.refused.fetch_add(u64::from(result.is_err()), Relaxed);

@@ -51,7 +51,9 @@ pub(super) fn classify(error: &wasmtime::Error, meter: &Meter) -> Ended {
         None => {}
     }
     if meter.host_memory_lacks() {
-        let detail = "this host is short of memory at the moment".into();
+        let detail =
+            "this host is short of memory at the moment, or the tenant's functions hold their share of it"
+                .into();
         return ended(Outcome::HostMemory, detail);
     }
     if meter.memory_was_refused() {

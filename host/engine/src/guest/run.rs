@@ -80,7 +80,7 @@ where
     instance.served += 1;
     let again = result.is_ok() && instance.can_serve_again(template.reuse, Arc::strong_count(&held) > 1);
     if again {
-        instance.store.data().end();
+        instance.store.data_mut().end();
     }
     Returned { result, instance: Some(instance), again }
 }

@@ -120,7 +120,7 @@ impl State {
         let Invocation { tenant, meter, logs, deadline } = invocation;
         let log = GuestLog::new(logs.clone());
         let memory_bytes_max = world.limits.memory_bytes;
-        let mut buffers = Share::of(&world.memory, Kind::Buffers);
+        let mut buffers = Share::of(&world.memory, Kind::Buffers, tenant);
         buffers.grow(BUFFER_BYTES, meter)?;
         let nn = NnCtx {
             models: world.models.clone(),
@@ -128,7 +128,7 @@ impl State {
             tensor_bytes: 0,
             buffers,
         };
-        let memory = Share::of(&world.memory, Kind::Instances);
+        let memory = Share::of(&world.memory, Kind::Instances, tenant);
         let limiter = Limiter::new(memory_bytes_max, memory, meter.clone());
         // Most functions have no other host to ask.
         let lookups = (!world.outbound.hosts.is_empty()).then(|| world.lookups.of(tenant));
@@ -175,19 +175,27 @@ impl State {
     }
 
     /// The invocation has ended: what it has logged goes out.
-    pub fn end(&self) {
+    pub fn end(&mut self) {
         self.log.end();
+        self.runs(false);
     }
 
     /// Another invocation begins: what is measured, logged and timed from now on is its own.
     pub fn begin(&mut self, invocation: &Invocation) {
         let Invocation { tenant, meter, logs, deadline } = invocation;
         self.log.begin(logs.clone());
+        self.runs(true);
         self.limiter.begin(meter.clone());
         meter.memory_grows(self.nn.tensor_bytes);
         self.tenant = Some(tenant.clone());
         self.meter = meter.clone();
         self.deadline = *deadline;
+    }
+
+    /// The instance is idle, or runs.
+    fn runs(&mut self, runs: bool) {
+        self.limiter.share.runs(runs);
+        self.nn.buffers.runs(runs);
     }
 }
 

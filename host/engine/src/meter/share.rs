@@ -1,7 +1,10 @@
-//! An instance's share of the host's memory budget.
+//! An instance's share of the host's memory budget, and its tenant's.
 
 use super::{Meter, cpu};
+use dashmap::DashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use vesta_core::TenantName;
 use vesta_core::memory::{Grant, Kind, Memory, Short, Taken};
 
 /// What is idle and can be ended for its memory.
@@ -11,9 +14,23 @@ pub(crate) trait EndIdle: Send + Sync {
 }
 
 /// Gives memory to instances: what is free, then what idle instances hold, then what the host makes room for.
+/// The running instances of one tenant get no more than the host lets one tenant have.
 pub(crate) struct InstanceMemory {
-    pub host: Arc<dyn Grant>,
-    pub idle: Arc<dyn EndIdle>,
+    host: Arc<dyn Grant>,
+    idle: Arc<dyn EndIdle>,
+    tenants: DashMap<TenantName, Arc<AtomicU64>>,
+}
+
+impl InstanceMemory {
+    pub fn new(host: Arc<dyn Grant>, idle: Arc<dyn EndIdle>) -> Arc<InstanceMemory> {
+        Arc::new(InstanceMemory { host, idle, tenants: DashMap::new() })
+    }
+
+    /// What running instances of a tenant hold, in bytes.
+    fn of_tenant(&self, tenant: &TenantName) -> Arc<AtomicU64> {
+        let known = self.tenants.get(tenant).map(|held| held.clone());
+        known.unwrap_or_else(|| self.tenants.entry(tenant.clone()).or_default().clone())
+    }
 }
 
 impl Grant for InstanceMemory {
@@ -31,11 +48,20 @@ impl Grant for InstanceMemory {
 }
 
 /// What an instance holds of one kind; given back when dropped.
-pub(crate) struct Share(Option<(Arc<InstanceMemory>, Taken)>);
+pub(crate) struct Share(Option<Held>);
+
+struct Held {
+    memory: Arc<InstanceMemory>,
+    taken: Taken,
+    of_tenant: Arc<AtomicU64>,
+    /// Whether it counts among what the tenant's running instances hold.
+    runs: bool,
+}
 
 impl Share {
-    pub fn of(memory: &Arc<InstanceMemory>, kind: Kind) -> Share {
-        Share(Some((memory.clone(), memory.memory().none(kind))))
+    pub fn of(memory: &Arc<InstanceMemory>, kind: Kind, tenant: &TenantName) -> Share {
+        let (taken, of_tenant) = (memory.memory().none(kind), memory.of_tenant(tenant));
+        Share(Some(Held { memory: memory.clone(), taken, of_tenant, runs: true }))
     }
 
     /// Of a process that has no budget: the child has limits of its own.
@@ -45,7 +71,17 @@ impl Share {
 
     /// Takes more. An error ends the invocation, and the meter knows that the host is to blame.
     pub fn grow(&mut self, more: u64, meter: &Meter) -> wasmtime::Result<()> {
-        let Some((memory, taken)) = &mut self.0 else { return Ok(()) };
+        let Some(Held { memory, taken, of_tenant, .. }) = &mut self.0 else { return Ok(()) };
+        let held = of_tenant.fetch_add(more, Relaxed) + more;
+        // Asking is dearer than comparing with the least that the answer can be.
+        if held > memory.memory().budget() / 2 && held > memory.host.of_tenant_max() {
+            of_tenant.fetch_sub(more, Relaxed);
+            meter.lack_host_memory();
+            let max = memory.host.of_tenant_max();
+            return Err(wasmtime::format_err!(
+                "running instances of one tenant may hold {max} bytes on this host"
+            ));
+        }
         if taken.grow(more).is_ok() {
             return Ok(());
         }
@@ -54,14 +90,33 @@ impl Share {
         let result = memory.grow(taken, more);
         meter.spare(cpu::thread_cpu_ns() - begun);
         result.map_err(|short| {
+            of_tenant.fetch_sub(more, Relaxed);
             meter.lack_host_memory();
             wasmtime::Error::new(short)
         })
     }
 
     pub fn shrink(&mut self, less: u64) {
-        if let Some((_, taken)) = &mut self.0 {
+        if let Some(Held { taken, of_tenant, .. }) = &mut self.0 {
+            of_tenant.fetch_sub(less.min(taken.bytes()), Relaxed);
             taken.shrink(less);
         }
+    }
+
+    /// The instance is idle from now on, or it runs again: an idle one can be ended for whoever needs its memory.
+    pub fn runs(&mut self, runs: bool) {
+        let Some(held) = self.0.as_mut().filter(|held| held.runs != runs) else { return };
+        held.runs = runs;
+        let bytes = held.taken.bytes();
+        match runs {
+            true => held.of_tenant.fetch_add(bytes, Relaxed),
+            false => held.of_tenant.fetch_sub(bytes, Relaxed),
+        };
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.runs(false);
     }
 }

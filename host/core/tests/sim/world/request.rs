@@ -82,7 +82,7 @@ impl World {
         // Out of the table for a moment, but not out of the books.
         let held = memory.bytes();
         let evicted = self.fleet.evicted();
-        let result = self.fleet.grow(&mut memory, more, self.now);
+        let result = self.fleet.grow(&mut memory, more, self.now, || false);
         self.count_evicted();
         let grown = result.is_ok();
         assert_eq!(memory.bytes(), if grown { held + more } else { held });

@@ -1,0 +1,85 @@
+//! Requests that were refused, and answers of functions that say so: counted all, and logged in samples.
+
+use super::metrics::Metrics;
+use http::{Extensions, StatusCode};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Of each reason, one refusal in this time is logged, with the number of those that were not.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+/// Why a request was refused; travels with the answer, as an extension of it.
+#[derive(Debug, Clone)]
+pub struct Reason {
+    /// The problem's code, or [`Reason::FUNCTION`].
+    pub code: Cow<'static, str>,
+    /// `tenant/function`, where one was found.
+    pub function: Option<String>,
+}
+
+impl Reason {
+    /// The function itself answered so.
+    pub const FUNCTION: &str = "function";
+}
+
+/// Counts refusals, and logs a sample of them.
+pub struct Refusals {
+    metrics: Arc<Metrics>,
+    logged: Mutex<HashMap<String, Logged>>,
+}
+
+struct Logged {
+    at: Instant,
+    passed_over: u64,
+}
+
+impl Refusals {
+    pub fn new(metrics: Arc<Metrics>) -> Arc<Refusals> {
+        Arc::new(Refusals { metrics, logged: Mutex::default() })
+    }
+
+    /// Notes an answer of 400 or more. `listener` names the listener that gave it, `from` is the caller's address and
+    /// `key` the public part of the key that came along, whether or not there is such a key.
+    pub fn note(
+        &self,
+        listener: &'static str,
+        status: StatusCode,
+        extensions: &Extensions,
+        from: SocketAddr,
+        key: impl FnOnce() -> Option<String>,
+    ) {
+        let unknown = Reason { code: "http".into(), function: None };
+        let reason = extensions.get::<Reason>().unwrap_or(&unknown);
+        let class = if status.is_client_error() { "4xx" } else { "5xx" };
+        self.metrics.refused(listener, &reason.code, class);
+        let Some(passed_over) = self.is_sampled(&reason.code) else { return };
+        tracing::info!(
+            target: "vesta::refusals", listener, reason = %reason.code, status = status.as_u16(),
+            function = reason.function.as_deref(), from = %from, key = key().as_deref(), passed_over,
+            "refused"
+        );
+    }
+
+    /// Whether a refusal for this reason is logged; if so, the number of those since the last one that were not.
+    fn is_sampled(&self, code: &str) -> Option<u64> {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match logged.get_mut(code) {
+            Some(last) if now < last.at + SAMPLE => {
+                last.passed_over += 1;
+                None
+            }
+            Some(last) => {
+                last.at = now;
+                Some(std::mem::take(&mut last.passed_over))
+            }
+            None => {
+                logged.insert(code.to_owned(), Logged { at: now, passed_over: 0 });
+                Some(0)
+            }
+        }
+    }
+}
