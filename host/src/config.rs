@@ -107,7 +107,7 @@ impl TryFrom<SizeText> for MemorySize {
             let share = share.trim().parse().ok().filter(|share| (1..=100).contains(share));
             return share.map(MemorySize::Share).ok_or_else(|| bad(&text));
         }
-        let bytes = parse_size::parse_size(&text).ok().filter(|bytes| *bytes >= MEMORY_BYTES_MIN);
+        let bytes = crate::package::units::parse_size(&text).ok().filter(|bytes| *bytes >= MEMORY_BYTES_MIN);
         bytes.map(MemorySize::Bytes).ok_or_else(|| bad(&text))
     }
 }
@@ -324,6 +324,7 @@ mod tests {
             ("memory = \"much\"", "memory"),
             ("memory = -1", "memory"),
             ("tenant_disk = \"101%\"", "tenant_disk"),
+            ("memory = \"18446744073709551615615\"", "memory"),
             ("[prices]\nrequest = \"dear\"", "prices.request"),
             ("[prepare]\ncpu_seconds = 0", "prepare.cpu_seconds"),
             ("keep_alive_seconds = 0", "keep_alive_seconds"),

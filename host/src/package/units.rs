@@ -4,11 +4,17 @@ use std::time::Duration;
 
 /// Bytes from `64MiB` (1024s), `64MB` (1000s) or a plain number of bytes.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    parse_size::parse_size(text).map_err(|_| {
+    let size = if has_few_digits(text) { parse_size::parse_size(text).ok() } else { None };
+    size.ok_or_else(|| {
         format!(
             "{text:?} is not a size: write bytes, or a number with B, kB, MB, GB (1000s), KiB, MiB, GiB (1024s)"
         )
     })
+}
+
+/// Whether the digits make less than 2^64: the parser rounds longer numbers, and overflows at that.
+fn has_few_digits(text: &str) -> bool {
+    text.bytes().filter(u8::is_ascii_digit).count() <= 19
 }
 
 /// Whole milliseconds from `500ms`, `10s`, `5m`, `2h` or a sum such as `1m 30s`.
