@@ -16,3 +16,7 @@ pub mod registry;
 pub mod server;
 pub mod telemetry;
 pub mod tenancy;
+
+#[cfg(test)]
+#[path = "../../tests/support/mutate.rs"]
+mod mutate;

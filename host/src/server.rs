@@ -1,9 +1,11 @@
 //! `vesta serve`: wires the rooms together, serves, and drains. The only place that knows everything.
 
+mod announce;
 mod data_dir;
 mod defences;
 mod machine;
 mod ops;
+mod tasks;
 
 pub use crate::config::ServeArgs;
 
@@ -11,7 +13,7 @@ use crate::artifact::Artifacts;
 use crate::artifact::deploy::{DeployLimits, Deployments};
 use crate::config::{HostConfig, Tls};
 use crate::control::{self, ControlState};
-use crate::db::Db;
+use crate::db::{Db, changes};
 use crate::ingress::{Door, Ingress, Received, Refused, Served, Serving, Shares, serve};
 use crate::ledger::Ledger;
 use crate::lifecycle::{
@@ -22,14 +24,16 @@ use crate::registry::{Registry, RegistryEvent};
 use crate::telemetry::logs::LogStore;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::refusals::Refusals;
-use crate::tenancy::{FirstKeys, Tenancy};
-use anyhow::{Context, Result};
+use crate::tenancy::Tenancy;
+use announce::{Urls, announce};
+use anyhow::{Context, Result, anyhow};
 use axum::response::IntoResponse;
 use data_dir::DataDir;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tasks::Tasks;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
@@ -42,6 +46,7 @@ use vesta_core::keepalive::IndexPolicy;
 use vesta_core::memory::Grant;
 use vesta_core::price::Prices;
 use vesta_core::settlement::Settlement;
+use vesta_core::vital::Vitals;
 use vesta_engine::{ModelLimits, Runtime, RuntimeConfig, cpu, heap};
 
 /// How often old records and logs are removed, and blobs that nobody needs.
@@ -49,6 +54,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(600);
 
 /// How long a host that has drained waits for work that no connection waits for, and for the ledger.
 const LAST_WORK: Duration = Duration::from_secs(10);
+
+/// How long a host without one of its tasks still answers that it is not ready before it ends.
+const NOT_READY_SHOWN: Duration = Duration::from_secs(1);
 
 /// Runs the host until SIGTERM or SIGINT.
 pub fn run(args: ServeArgs) -> Result<()> {
@@ -91,13 +99,14 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let listener = bind(config.listen, "invocations").await?;
     let control_listener = bind(config.control, "the control API").await?;
     let (listen, control) = (listener.local_addr()?, control_listener.local_addr()?);
+    let tasks = Tasks::new();
 
-    let db = Db::open(&data.path.join("vesta.db"), config.durable).await?;
+    let db = Db::open(&data.path.join(data_dir::DATABASE), config.durable).await?;
     let settlement: Arc<Settlement> = Arc::default();
     let tenancy = Tenancy::open(db.clone(), data.key("api-keys")).await?;
     let registry = Registry::open(db.clone()).await?;
     let ledger = Ledger::open(db.clone(), settlement.clone()).await?;
-    let logs = LogStore::open(db.clone());
+    let logs = LogStore::open(db.clone(), tasks.hold("writer of logs"));
     let artifacts = Arc::new(Artifacts::open(&data.path, db.clone()).await?);
     let memory_bytes = config.memory.of(machine::memory_bytes());
     tracing::info!(bytes = memory_bytes, "memory budget");
@@ -107,7 +116,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     };
     let functions =
         Functions::new(memory_bytes, Arc::new(IndexPolicy), clock.clone(), several_tenants.clone());
-    let engine = Arc::new(Runtime::new(runtime_config(&config, &data)?, functions.clone())?);
+    let engine = Arc::new(Runtime::new(runtime_config(&config, &data, tasks.vitals())?, functions.clone())?);
     let preparer = EnginePreparer::new(engine.clone(), artifacts.clone(), functions.memory().clone());
     let limits = DeployLimits {
         package_bytes_max: config.package_bytes_max,
@@ -125,8 +134,10 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         start_seconds_max: config.start_seconds_max,
     });
     let histories = Histories::open(activator.clone(), db.clone(), clock.clone()).await;
-    let journal = Journal::open(&data.path.join("journal"), config.durable, settlement)?;
-    let mut poster = tokio::spawn(run_poster(journal.clone(), Arc::new(LedgerPost(ledger.clone()))));
+    let vital = tasks.hold("writer of the journal");
+    let journal = Journal::open(&data.path.join("journal"), config.durable, settlement, vital)?;
+    let mut poster = tasks
+        .spawn("poster of usage records", run_poster(journal.clone(), Arc::new(LedgerPost(ledger.clone()))));
     let metrics: Arc<Metrics> = Arc::default();
 
     let bills = TaskTracker::new();
@@ -165,6 +176,8 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         functions,
         runtime: engine,
         journal: journal.clone(),
+        db: db.clone(),
+        ended: tasks.ended(),
         stopping: stopping.clone(),
     };
     let api = control::router(ControlState {
@@ -181,10 +194,12 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     });
     let api = ControlService(api.merge(ops::router(ops)));
 
-    tokio::spawn(forget_deleted(registry.clone(), metrics));
-    tokio::spawn(reap(activator.clone()));
-    tokio::spawn(follow_registry(activator, registry));
-    tokio::spawn(housekeeping(config.clone(), clock, deployments, ledger, logs.clone(), histories.clone()));
+    tasks.spawn("metrics of deleted functions", forget_deleted(registry.clone(), metrics));
+    tasks.spawn("reaper", reap(activator.clone()));
+    tasks.spawn("follower of the registry", follow_registry(activator, registry));
+    let house =
+        housekeeping(db.clone(), config.clone(), clock, deployments, ledger, logs.clone(), histories.clone());
+    tasks.spawn("housekeeping", house);
     let grace = Duration::from_secs(config.drain_seconds);
     let serving = |listener| Serving { listener, stop: stopping.clone(), grace };
     let invocations = Door {
@@ -205,16 +220,27 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         connections_max: config.connections_max,
         keep_alive: Duration::from_secs(config.keep_alive_seconds),
     };
-    let invocations = tokio::spawn(serve(serving(listener), invocations));
-    let controls = tokio::spawn(serve(serving(control_listener), controls));
+    let invocations = tasks.spawn("listener of invocations", serve(serving(listener), invocations));
+    let controls = tasks.spawn("listener of the control API", serve(serving(control_listener), controls));
     announce(&urls, first_keys.as_ref(), &data.path, args.ready_file.as_deref())?;
 
-    stop_signal().await?;
+    let ended = tokio::select! {
+        signal = stop_signal() => signal.map(|()| None)?,
+        ended = tasks::first(tasks.ended()) => Some(ended),
+    };
+    if ended.is_some() {
+        tokio::time::sleep(NOT_READY_SHOWN).await;
+    }
+    tasks.stop();
     tracing::info!(seconds = config.drain_seconds, "draining: no new connections, running requests finish");
     let _ = stop.send(true);
     drain.cancel();
     let _ = invocations.await;
     let _ = controls.await;
+    // Changes that clients have asked for run to their end, also where the client is gone.
+    if tokio::time::timeout(LAST_WORK, db.changes_ended()).await.is_err() {
+        tracing::warn!("changes still run; what they have not committed is lost");
+    }
     // Connections have ended. What runs beside them (a model whose client is gone) is billed too, and what
     // was billed goes to the ledger before the process ends; a ledger that lags finds it in the journal at
     // the next start.
@@ -231,13 +257,16 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     }
     db.close().await;
     drop(data);
-    Ok(())
+    match ended {
+        None => Ok(()),
+        Some(task) => Err(anyhow!("{task} has ended, without which the host cannot go on: its log says why")),
+    }
 }
 
 /// This process's own program, for whoever is started by it: also where the file was replaced meanwhile.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-fn runtime_config(config: &HostConfig, data: &DataDir) -> Result<RuntimeConfig> {
+fn runtime_config(config: &HostConfig, data: &DataDir, vitals: Vitals) -> Result<RuntimeConfig> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(RuntimeConfig {
         cache_dir: data.path.join("cache"),
@@ -251,6 +280,7 @@ fn runtime_config(config: &HostConfig, data: &DataDir) -> Result<RuntimeConfig> 
         model_limits: ModelLimits { depth_max: config.model_depth_max, ..ModelLimits::default() },
         outbound_allow_networks: config.outbound_allow_networks.clone(),
         name_servers: config.name_servers.clone(),
+        vitals,
     })
 }
 
@@ -274,48 +304,6 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
         .context("tls: certificate and key")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-struct Urls {
-    invoke: String,
-    control: String,
-}
-
-/// Tells where the host serves; on a new data directory also the keys, this once.
-fn announce(urls: &Urls, keys: Option<&FirstKeys>, data: &Path, ready_file: Option<&Path>) -> Result<()> {
-    println!("invocations  {}/fn/{{tenant}}/{{function}}/", urls.invoke);
-    println!("control API  {}/api/v1", urls.control);
-    println!("data         {}", data.display());
-    if let Some(keys) = keys {
-        println!("\nNew data directory. These keys are shown once and stored only as hashes:");
-        println!("operator key           {}", keys.operator);
-        println!("key of tenant default  {}", keys.tenant);
-        println!("\nvesta login --url {} --invoke-url {} --key <KEY>", urls.control, urls.invoke);
-    }
-    let Some(path) = ready_file else { return Ok(()) };
-    let ready = serde_json::json!({
-        "invoke": urls.invoke,
-        "control": urls.control,
-        "operator_key": keys.map(|k| &k.operator),
-        "tenant_key": keys.map(|k| &k.tenant),
-    });
-    write_private(path, &ready.to_string()).with_context(|| format!("ready file {}", path.display()))
-}
-
-/// Appears as a whole, readable by its owner only.
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let temporary = path.with_extension("new");
-    let mut options = std::fs::OpenOptions::new();
-    options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?
-        .write_all(text.as_bytes())?;
-    std::fs::rename(temporary, path)
 }
 
 async fn stop_signal() -> Result<()> {
@@ -343,6 +331,7 @@ async fn forget_deleted(registry: Arc<Registry>, metrics: Arc<Metrics>) {
 
 /// Removes what is past its retention and writes down what was learned, for as long as the host runs.
 async fn housekeeping(
+    db: Db,
     config: HostConfig,
     clock: Arc<dyn Clock>,
     deployments: Arc<Deployments>,
@@ -364,6 +353,7 @@ async fn housekeeping(
             ledger.prune(now - days(config.usage_retention_days)).await.map_err(|e| e.to_string()),
         );
         told("logs", logs.prune(now - days(config.log_retention_days)).await.map_err(|e| e.to_string()));
+        told("changes", changes::prune(&db).await.map_err(|e| e.to_string()));
         told("histories", histories.save().await.map_err(|e| e.to_string()));
         told("blobs", deployments.collect().await.map(|n| n as u64).map_err(|e| e.to_string()));
         // What was freed since, too: while a function stays warm, nobody else lets go of it.

@@ -30,6 +30,8 @@ pub struct Builder {
     config: Option<String>,
     arguments: Vec<String>,
     worker: Option<String>,
+    data: Option<PathBuf>,
+    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -51,6 +53,18 @@ impl Builder {
         self
     }
 
+    /// Another data directory than one of its own.
+    pub fn data(mut self, path: &Path) -> Self {
+        self.data = Some(path.into());
+        self
+    }
+
+    /// A variable of its environment.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     pub fn start(self) -> Host {
         let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         let (child, ready) = self.spawn(dir.path(), None);
@@ -62,7 +76,8 @@ impl Builder {
         let _ = std::fs::remove_file(&ready_file);
         let mut command = Command::new(guests::vesta());
         command.args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
-        command.arg("--data").arg(dir.join("data")).arg("--ready-file").arg(&ready_file);
+        let data = self.data.clone().unwrap_or_else(|| dir.join("data"));
+        command.arg("--data").arg(data).arg("--ready-file").arg(&ready_file);
         let worker = self.worker.as_ref().map(|name| {
             let program = guests::rogue_worker(name, dir);
             format!("inference_program = {:?}\n", program.to_str().expect("a plain path"))
@@ -78,6 +93,7 @@ impl Builder {
         command.args(&self.arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         isolate(&mut command, dir);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().expect("start vesta serve");
         let text = wait_for("the ready file of vesta serve", PATIENCE, || {
             if let Some(status) = child.try_wait().expect("a child to wait for") {
@@ -213,12 +229,13 @@ impl Host {
 
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.options.data.clone().unwrap_or_else(|| self.dir.path().join("data"))
     }
     /// A directory of the test's own, gone with the host.
     pub fn scratch(&self) -> &Path {
         self.dir.path()
     }
+    /// The end of what the host has written to its log.
     pub fn log(&self) -> String {
         tail(self.dir.path())
     }

@@ -7,6 +7,7 @@ pub mod cores;
 pub mod guests;
 pub mod host;
 pub mod load;
+pub mod neighbour;
 pub mod package;
 pub mod plain;
 pub mod process;
@@ -14,6 +15,7 @@ pub mod wat;
 
 pub use api::{Api, Reply};
 pub use host::Host;
+pub use neighbour::Neighbour;
 pub use package::Package;
 
 use std::path::{Path, PathBuf};

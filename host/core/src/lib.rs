@@ -17,6 +17,7 @@ pub mod sample;
 pub mod settlement;
 pub mod slots;
 pub mod usage;
+pub mod vital;
 
 pub use id::{Digest, FunctionName, InvocationId, TenantName};
 pub use money::Charge;

@@ -222,8 +222,13 @@ impl Memory {
     }
 
     fn give_back(&self, kind: Kind, bytes: u64) {
-        self.by_kind[kind as usize].fetch_sub(bytes, Relaxed);
-        self.used.fetch_sub(bytes, Relaxed);
+        // Atomics wrap without a word.
+        let of_kind = self.by_kind[kind as usize].fetch_sub(bytes, Relaxed);
+        let used = self.used.fetch_sub(bytes, Relaxed);
+        debug_assert!(
+            of_kind >= bytes && used >= bytes,
+            "{bytes} bytes of {of_kind} and {used} are given back"
+        );
     }
 
     fn counted(&self) -> MutexGuard<'_, HashMap<Key, Counted>> {

@@ -17,7 +17,8 @@ impl Settlement {
     }
     /// The ledger has taken `n` more of them.
     pub fn post(&self, n: u64) {
-        self.posted.fetch_add(n, Ordering::SeqCst);
+        let posted = self.posted.fetch_add(n, Ordering::SeqCst) + n;
+        debug_assert!(posted <= self.mark(), "more was posted than accepted");
     }
     /// How many records have been accepted up to now: the mark to wait for.
     pub fn mark(&self) -> u64 {

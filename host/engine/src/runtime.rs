@@ -24,6 +24,7 @@ use vesta_core::Digest;
 use vesta_core::manifest::{ModelRef, PackageManifest};
 use vesta_core::memory::{Grant, Part, Reservation};
 use vesta_core::slots::SlotsConfig;
+use vesta_core::vital::Vitals;
 use vesta_nn::{ModelInfo, ModelLimits};
 
 /// CPU time that a tenant's runs are granted in a round of the slots, in nanoseconds: a few runs of a usual
@@ -53,6 +54,8 @@ pub struct RuntimeConfig {
     pub outbound_allow_networks: Vec<IpNet>,
     /// Whom names of other hosts are looked up at. Empty: those of the system.
     pub name_servers: Vec<SocketAddr>,
+    /// What is told when a thread of the runtime ends.
+    pub vitals: Vitals,
 }
 
 /// The runtime of one host.
@@ -74,7 +77,12 @@ impl Runtime {
         std::fs::create_dir_all(&models_dir)?;
         let jobs = JobFolders::open(config.cache_dir.join("jobs"))?;
         let weak = engine.weak();
-        let ticker = Ticker::start(move || weak.upgrade().inspect(|e| e.increment_epoch()).is_some())?;
+        let vital = config.vitals.hold("epoch ticker");
+        let ticker = Ticker::start(move || {
+            // Captured, so that it is dropped with the thread.
+            let _ = &vital;
+            weak.upgrade().inspect(|e| e.increment_epoch()).is_some()
+        })?;
         let idle_of_host = IdleOfHost::new();
         let memory = InstanceMemory::new(memory, idle_of_host.clone());
         let slots = SlotsConfig {
@@ -84,10 +92,10 @@ impl Runtime {
             quantum_ns: QUANTUM_NS,
         };
         let inference = Arc::new(Inference {
-            stock: Stock::open(Program {
-                path: config.inference_program.clone(),
-                argument: "inference-worker",
-            })?,
+            stock: Stock::open(
+                Program { path: config.inference_program.clone(), argument: "inference-worker" },
+                config.vitals.hold("stock of workers"),
+            )?,
             slots: InferenceSlots::new(slots),
             slots_max: config.inference_slots.max(1),
             memory: memory.clone(),

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!  begin ──▶ uploading ── commit, nothing missing ──▶ preparing ── published ──▶ ready
-//!                │ expired, host stopped                  │ refused
+//!                │ expired, host stopped                  │ refused, host stopped
 //!                └──────────────────────▶ failed ◀────────┘
 //! ```
 
 use super::{ArtifactError, Artifacts, Prepare, PrepareError, ReceiveError, References, store};
-use crate::db::Db;
-use crate::registry::{Registry, RegistryError};
+use crate::db::{Db, DbError};
+use crate::registry::{NewVersion, Registry, RegistryError};
 use bytes::Bytes;
 use dashmap::DashMap;
 use futures_util::Stream;
@@ -122,13 +122,40 @@ impl Deployment {
         matches!(self.state, DeployState::Uploading | DeployState::Preparing)
     }
 
-    fn fail(&mut self, error: PrepareError) {
-        if let Some(step) = self.steps.last_mut().filter(|s| s.state == StepState::Running) {
-            step.state = StepState::Failed;
+    fn end(&mut self, ended: Result<u32, PrepareError>) {
+        match ended {
+            Ok(number) => {
+                self.version = Some(number);
+                self.state = DeployState::Ready;
+            }
+            Err(error) => {
+                if let Some(step) = self.steps.last_mut().filter(|s| s.state == StepState::Running) {
+                    step.state = StepState::Failed;
+                }
+                self.state = DeployState::Failed;
+                self.error = Some(error);
+            }
         }
-        self.state = DeployState::Failed;
-        self.error = Some(error);
     }
+
+    /// What the database holds of it.
+    fn row(&self) -> store::Row {
+        store::Row {
+            id: self.id.clone(),
+            tenant: self.tenant.clone(),
+            function: self.function.clone(),
+            created_unix_ms: self.created_unix_ms,
+        }
+    }
+}
+
+/// Why the deployments of an earlier run could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
 }
 
 /// Why a request about a deployment was refused.
@@ -162,7 +189,13 @@ pub enum DeployError {
     Store(#[from] ArtifactError),
 }
 
-/// All deployments of one host. Those under way are in the database too, so that a restart can tell of them.
+impl From<DbError> for DeployError {
+    fn from(e: DbError) -> Self {
+        DeployError::Store(e.into())
+    }
+}
+
+/// All deployments of one host. That they are under way, and how they ended, is in the database too, so that it is known after a restart.
 pub struct Deployments {
     db: Db,
     artifacts: Arc<Artifacts>,
@@ -179,7 +212,7 @@ pub struct Deployments {
 }
 
 impl Deployments {
-    /// Those that were under way when the host stopped have failed.
+    /// Those that were under way when the host stopped have failed, unless their version was published.
     pub async fn open(
         db: Db,
         artifacts: Arc<Artifacts>,
@@ -187,17 +220,34 @@ impl Deployments {
         prepare: Arc<dyn Prepare>,
         clock: Arc<dyn Clock>,
         limits: DeployLimits,
-    ) -> Result<Arc<Self>, ArtifactError> {
+    ) -> Result<Arc<Self>, OpenError> {
+        for row in store::open_deployments(&db).await? {
+            let published = registry.published_by(&row.tenant, &row.function, &row.id).await?;
+            let restarted = failure("host-restarted", "the host was restarted; deploy again", true);
+            store::deployment_ended(&db, &row, &published.ok_or(restarted), FINISHED_MAX).await?;
+        }
         let all = DashMap::new();
-        for row in store::take_open_deployments(&db).await? {
+        for (row, ended) in store::ended_deployments(&db).await? {
             let mut deployment = Deployment::new(row.id, row.tenant, row.function, row.created_unix_ms);
-            deployment.fail(failure("host-restarted", "the host was restarted; deploy again", true));
+            deployment.end(ended);
             all.insert(deployment.id.clone(), deployment);
         }
         let archives = Arc::new(Semaphore::new(ARCHIVES_MAX));
         let gate = Mutex::new(());
         let turns = DashMap::new();
         Ok(Arc::new(Self { db, artifacts, registry, prepare, clock, limits, all, archives, turns, gate }))
+    }
+
+    /// Runs work on deployments to its end, though whoever waits for it goes away.
+    pub async fn to_the_end<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<DbError> + Send + 'static,
+    {
+        self.db.to_the_end(work).await
     }
 
     /// The bounds in force.
@@ -207,7 +257,7 @@ impl Deployments {
 
     /// Checks a manifest and begins a deployment of it.
     pub async fn begin(
-        &self,
+        self: &Arc<Self>,
         tenant: &TenantName,
         manifest: PackageManifest,
     ) -> Result<Deployment, DeployError> {
@@ -216,6 +266,15 @@ impl Deployments {
         if bytes > self.limits.package_bytes_max {
             return Err(DeployError::PackageTooLarge { max: self.limits.package_bytes_max });
         }
+        let (this, tenant) = (self.clone(), tenant.clone());
+        self.db.to_the_end(async move { this.begin_checked(&tenant, manifest).await }).await
+    }
+
+    async fn begin_checked(
+        &self,
+        tenant: &TenantName,
+        manifest: PackageManifest,
+    ) -> Result<Deployment, DeployError> {
         let _gate = self.gate.lock().await;
         self.expire().await?;
         self.forget_oldest(tenant);
@@ -230,13 +289,7 @@ impl Deployments {
         deployment.missing = self.artifacts.missing(tenant, &manifest).await?;
         self.has_room(tenant, &deployment.missing).await?;
         deployment.manifest = Some(Arc::new(manifest));
-        let row = store::OpenDeployment {
-            id: id.clone(),
-            tenant: tenant.clone(),
-            function: deployment.function.clone(),
-            created_unix_ms: now,
-        };
-        store::deployment_opened(&self.db, &row).await.map_err(ArtifactError::Db)?;
+        store::deployment_opened(&self.db, &deployment.row()).await?;
         self.all.insert(id, deployment.clone());
         Ok(deployment)
     }
@@ -262,7 +315,7 @@ impl Deployments {
 
     /// Takes the bytes of one missing blob. One that is here already is not read.
     pub async fn upload<E: std::fmt::Display>(
-        &self,
+        self: &Arc<Self>,
         tenant: &TenantName,
         id: &str,
         digest: Digest,
@@ -270,18 +323,24 @@ impl Deployments {
         bytes: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<(), DeployError> {
         let Some(blob) = self.reserve(tenant, id, digest)? else { return Ok(()) };
-        let _receiving = Receiving { deployments: self, id, digest };
+        let receiving = Receiving { deployments: self.clone(), id: id.to_owned(), digest };
         let size = blob.size;
         match stated_bytes {
             Some(stated) if stated > size => return Err(ReceiveError::TooLong { size }.into()),
             Some(stated) if stated < size => return Err(ReceiveError::Short { got: stated, size }.into()),
             _ => {}
         }
-        self.artifacts.receive(tenant, &blob, bytes, self.now_unix_ms()).await?;
-        if let Some(mut deployment) = self.all.get_mut(id) {
-            deployment.missing.retain(|b| b.digest != digest);
-        }
-        Ok(())
+        let verified = self.artifacts.receive(&blob, bytes).await?;
+        let tenant = tenant.clone();
+        let keep = async move {
+            let this = &receiving.deployments;
+            this.artifacts.keep(&tenant, &blob, verified, this.now_unix_ms()).await?;
+            if let Some(mut deployment) = this.all.get_mut(&receiving.id) {
+                deployment.missing.retain(|b| b.digest != digest);
+            }
+            Ok(())
+        };
+        self.db.to_the_end(keep).await
     }
 
     /// The missing blob of that digest, kept for one upload at a time; `None` when it is here.
@@ -385,10 +444,12 @@ impl Deployments {
         }
         self.prepare.fits(&manifest)?;
         let now = self.now_unix_ms();
-        let version = self.registry.publish(&tenant, PackageManifest::clone(&manifest), models, alias, now);
-        version.await.map(|v| v.number).map_err(|e| {
+        let manifest = PackageManifest::clone(&manifest);
+        let name = manifest.name.clone();
+        let new = NewVersion { manifest, models, alias, deployment: Some(id) };
+        self.registry.publish(&tenant, new, now).await.map(|v| v.number).map_err(|e| {
             if matches!(e, RegistryError::Db(_)) {
-                tracing::error!("publishing {tenant}/{}: {e}", manifest.name);
+                tracing::error!("publishing {tenant}/{name}: {e}");
                 return failure("internal", "the version could not be stored", true);
             }
             failure("limit-reached", &e.to_string(), false)
@@ -416,18 +477,13 @@ impl Deployments {
         result
     }
 
-    async fn finish(&self, id: &str, result: Result<u32, PrepareError>) {
-        if let Err(e) = store::deployment_closed(&self.db, id).await {
+    async fn finish(&self, id: &str, ended: Result<u32, PrepareError>) {
+        let Some(row) = self.all.get(id).map(|d| d.row()) else { return };
+        if let Err(e) = store::deployment_ended(&self.db, &row, &ended, FINISHED_MAX).await {
             tracing::error!("deployment {id}: {e}");
         }
         if let Some(mut deployment) = self.all.get_mut(id) {
-            match result {
-                Ok(number) => {
-                    deployment.version = Some(number);
-                    deployment.state = DeployState::Ready;
-                }
-                Err(error) => deployment.fail(error),
-            }
+            deployment.end(ended);
         }
     }
 
@@ -435,6 +491,10 @@ impl Deployments {
     pub async fn collect(&self) -> Result<usize, ArtifactError> {
         let _gate = self.gate.lock().await;
         self.expire().await?;
+        if self.registry.has_damaged() {
+            tracing::warn!("no blobs are removed: there are versions that cannot be read");
+            return Ok(0);
+        }
         // Open deployments before versions: one that is published in between is seen in both.
         let mut references = References::new();
         for deployment in self.all.iter().filter(|d| d.is_open()) {
@@ -453,12 +513,13 @@ impl Deployments {
             let idle = deployment.state == DeployState::Uploading && deployment.receiving.is_empty();
             if idle && deployment.created_unix_ms < before {
                 let detail = "the upload was not committed in time; deploy again";
-                deployment.fail(failure("deployment-expired", detail, false));
-                expired.push(deployment.id.clone());
+                let error = failure("deployment-expired", detail, false);
+                deployment.end(Err(error.clone()));
+                expired.push((deployment.row(), Err(error)));
             }
         }
-        for id in expired {
-            store::deployment_closed(&self.db, &id).await?;
+        for (row, ended) in expired {
+            store::deployment_ended(&self.db, &row, &ended, FINISHED_MAX).await?;
         }
         Ok(())
     }
@@ -497,15 +558,15 @@ impl Deployment {
 }
 
 /// Lets the blob be uploaded again when an upload ends, also where its client went away.
-struct Receiving<'a> {
-    deployments: &'a Deployments,
-    id: &'a str,
+struct Receiving {
+    deployments: Arc<Deployments>,
+    id: String,
     digest: Digest,
 }
 
-impl Drop for Receiving<'_> {
+impl Drop for Receiving {
     fn drop(&mut self) {
-        if let Some(mut deployment) = self.deployments.all.get_mut(self.id) {
+        if let Some(mut deployment) = self.deployments.all.get_mut(&self.id) {
             deployment.receiving.remove(&self.digest);
         }
     }

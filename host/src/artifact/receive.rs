@@ -36,18 +36,37 @@ pub enum ReceiveError {
 }
 
 impl Artifacts {
-    /// Receives a blob that a tenant uploads. Where the same bytes are here already, they are verified and not stored again.
+    /// Receives the bytes of a blob and verifies them.
     pub async fn receive<E: std::fmt::Display>(
+        &self,
+        blob: &BlobRef,
+        bytes: impl Stream<Item = Result<Bytes, E>>,
+    ) -> Result<TempPath, ReceiveError> {
+        let (mut file, path) = self.temporary_file()?;
+        let mut hash = Sha256::new();
+        let got = write(&mut file, &path, bytes, blob.size, |chunk| hash.update(chunk)).await?;
+        if got < blob.size {
+            return Err(ReceiveError::Short { got, size: blob.size });
+        }
+        let got = Digest::from_bytes(hash.finalize().into());
+        if got != blob.digest {
+            return Err(ReceiveError::WrongDigest { got, expected: blob.digest });
+        }
+        file.flush().await.map_err(at(&path))?;
+        file.sync_all().await.map_err(at(&path))?;
+        Ok(path)
+    }
+
+    /// Keeps a blob that a tenant has uploaded. Where the same bytes are here already, they are not stored again.
+    pub async fn keep(
         &self,
         tenant: &TenantName,
         blob: &BlobRef,
-        bytes: impl Stream<Item = Result<Bytes, E>>,
+        verified: TempPath,
         now_unix_ms: i64,
-    ) -> Result<(), ReceiveError> {
-        let temporary = self.write_verified(blob, bytes).await?;
-        self.keep(temporary, &blob.digest).await?;
-        store::uploaded(&self.db, tenant, blob, now_unix_ms).await.map_err(ArtifactError::Db)?;
-        Ok(())
+    ) -> Result<(), ArtifactError> {
+        self.keep_file(verified, &blob.digest).await?;
+        Ok(store::uploaded(&self.db, tenant, blob, now_unix_ms).await?)
     }
 
     /// Receives a file of at most `bytes_max` that is looked at before it is believed, and that goes away when dropped.
@@ -68,28 +87,8 @@ impl Artifacts {
         Ok((tokio::fs::File::from_std(file), path))
     }
 
-    async fn write_verified<E: std::fmt::Display>(
-        &self,
-        blob: &BlobRef,
-        bytes: impl Stream<Item = Result<Bytes, E>>,
-    ) -> Result<TempPath, ReceiveError> {
-        let (mut file, path) = self.temporary_file()?;
-        let mut hash = Sha256::new();
-        let got = write(&mut file, &path, bytes, blob.size, |chunk| hash.update(chunk)).await?;
-        if got < blob.size {
-            return Err(ReceiveError::Short { got, size: blob.size });
-        }
-        let got = Digest::from_bytes(hash.finalize().into());
-        if got != blob.digest {
-            return Err(ReceiveError::WrongDigest { got, expected: blob.digest });
-        }
-        file.flush().await.map_err(at(&path))?;
-        file.sync_all().await.map_err(at(&path))?;
-        Ok(path)
-    }
-
     /// Moves a verified file to its place, unless the same bytes are there.
-    async fn keep(&self, temporary: TempPath, digest: &Digest) -> Result<(), ArtifactError> {
+    async fn keep_file(&self, temporary: TempPath, digest: &Digest) -> Result<(), ArtifactError> {
         let place = self.blob_path(digest);
         if tokio::fs::try_exists(&place).await.map_err(at(&place))? {
             return Ok(());

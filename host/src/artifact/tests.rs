@@ -275,9 +275,74 @@ async fn deployments_are_bounded_expire_and_are_told_of_after_a_restart() {
     let refused = house.upload("acme", &first.id, b"1").await;
     assert!(matches!(refused, Err(DeployError::NotUploading)));
 
+    let mut house = house;
+    // After a second restart, too.
+    for _ in 0..2 {
+        house = House::open(house.dir).await;
+        let told = house.deployments.get(&name("acme"), &last.id).expect("it");
+        assert_eq!(told.state, DeployState::Failed);
+        assert_eq!(told.error.expect("reason").code, "host-restarted");
+        let told = house.deployments.get(&name("acme"), &first.id).expect("it");
+        assert_eq!(told.error.expect("reason").code, "deployment-expired");
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_that_had_published_when_the_host_ended_has_succeeded() {
+    let house = House::new().await;
+    let done = house.deploy("acme", b"component", b"model").await;
+    let db = testing::db(&house.dir).await;
+    // As if the host had ended after the version was published, and before the deployment was.
+    let mut write = db.write().await.expect("write");
+    for sql in [
+        "INSERT INTO open_deployments SELECT id, tenant, function, created_unix_ms FROM ended_deployments",
+        "DELETE FROM ended_deployments",
+    ] {
+        sqlx::query(sql).execute(&mut *write).await.expect(sql);
+    }
+    write.commit().await.expect("commit");
     let house = House::open(house.dir).await;
-    let told = house.deployments.get(&name("acme"), &last.id).expect("it");
-    assert_eq!(told.error.expect("reason").code, "host-restarted");
+    let told = house.deployments.get(&name("acme"), &done.id).expect("it");
+    assert_eq!((told.state, told.version), (DeployState::Ready, Some(1)));
+}
+
+#[tokio::test]
+async fn deployments_that_cannot_be_read_are_passed_over_and_old_ones_are_forgotten() {
+    let house = House::new().await;
+    let db = testing::db(&house.dir).await;
+    let mut write = db.write().await.expect("write");
+    sqlx::query("INSERT INTO open_deployments VALUES ('x', 'No Name', 'hello', 0)")
+        .execute(&mut *write)
+        .await
+        .expect("insert");
+    write.commit().await.expect("commit");
+    let house = House::open(house.dir).await;
+    for _ in 0..70 {
+        let begun = house.begin("acme", b"1", b"model").await;
+        house.deployments.abandon(&begun.id, "no reason").await;
+        house.wait(1);
+    }
+    let ended: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM ended_deployments WHERE tenant = 'acme'")
+        .fetch_one(db.pool())
+        .await
+        .expect("count");
+    assert_eq!(ended, 64);
+}
+
+#[tokio::test]
+async fn no_blob_goes_while_a_version_cannot_be_read() {
+    let house = House::new().await;
+    house.deploy("acme", b"component", b"model").await;
+    let db = testing::db(&house.dir).await;
+    let mut write = db.write().await.expect("write");
+    sqlx::query("UPDATE versions SET models = '['").execute(&mut *write).await.expect("update");
+    write.commit().await.expect("commit");
+    let house = House::open(house.dir).await;
+    house.wait(3_600_001);
+    assert_eq!(house.deployments.collect().await.expect("collect"), 0);
+    assert_eq!(house.files(), 2);
+    house.registry.remove_function(&name("acme"), "hello", 0).await.expect("removed");
+    assert_eq!(house.deployments.collect().await.expect("collect"), 2);
 }
 
 #[tokio::test]
@@ -300,10 +365,10 @@ async fn blobs_go_when_nobody_refers_to_them_and_not_before() {
     assert!(house.artifacts.blob_path(&blob(b"model two").digest).exists());
 
     // One tenant's function goes: the bytes stay for the other, but this one must upload them again.
-    house.registry.remove_function(&name("acme"), "hello").await.expect("removed");
+    house.registry.remove_function(&name("acme"), "hello", 0).await.expect("removed");
     assert_eq!(house.deployments.collect().await.expect("collect"), 0);
     assert_eq!(house.begin("acme", b"component", b"model").await.missing.len(), 2);
-    house.registry.remove_function(&name("other"), "hello").await.expect("removed");
+    house.registry.remove_function(&name("other"), "hello", 0).await.expect("removed");
     house.wait(3_600_001);
     assert_eq!(house.deployments.collect().await.expect("collect"), 3);
     assert_eq!(house.files(), 0);

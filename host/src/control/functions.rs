@@ -70,6 +70,8 @@ pub struct FunctionDetail {
     aliases: BTreeMap<String, u32>,
     /// Oldest first.
     versions: Vec<VersionInfo>,
+    /// Versions that the host cannot read from its database; they can only be deleted.
+    damaged_versions: Vec<u32>,
     /// How the live version stands on this host. Null until it is asked for.
     standing: Option<Standing>,
 }
@@ -195,6 +197,7 @@ impl ControlState {
             url: s.url,
             aliases: f.aliases.iter().map(|(alias, n)| (alias.to_string(), *n)).collect(),
             versions: f.versions.values().map(|v| VersionInfo::from(v.as_ref())).collect(),
+            damaged_versions: f.damaged.iter().copied().collect(),
             standing: shown(f).and_then(|n| self.states.standing(tenant, &f.name, n)).map(Standing::from),
         }
     }
@@ -248,7 +251,8 @@ pub async fn remove(
     scope: Scope,
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
-    state.registry.remove_function(&scope.tenant, &name).await?;
+    let now = state.clock.unix_ns() / 1_000_000;
+    state.registry.remove_function(&scope.tenant, &name, now).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -4,7 +4,7 @@ use super::deployments::{Deployment, RawBytes, alias_name, drain, live};
 use super::extract::{Params, Scope};
 use super::problem::{Conflicts, Refusals};
 use super::{ControlState, Problem};
-use crate::artifact::deploy::{DeployError, Deployments};
+use crate::artifact::deploy::{self, Archive, DeployError, Deployments};
 use crate::package::archive::{self, ArchiveError, ArchiveLimits, BlobSink};
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use utoipa::IntoParams;
 use vesta_core::TenantName;
+use vesta_core::id::AliasName;
 use vesta_core::manifest::{BlobRef, PackageManifest};
 
 #[derive(Deserialize, IntoParams)]
@@ -58,10 +59,22 @@ pub async fn deploy(
     let received = state.deployments.receive_archive(&mut bytes).await;
     drain(&mut bytes).await;
     let archive = received?;
-    let limits = archive_limits(&state.deployments);
+    // It is here as a whole: what follows needs no client.
+    let unpack = unpack_and_commit(state.deployments.clone(), scope.tenant, archive, alias);
+    let committed = state.deployments.to_the_end(unpack).await?;
+    Ok((StatusCode::ACCEPTED, Json(committed.into())))
+}
+
+async fn unpack_and_commit(
+    deployments: Arc<Deployments>,
+    tenant: TenantName,
+    archive: Archive,
+    alias: Option<AliasName>,
+) -> Result<deploy::Deployment, Problem> {
+    let limits = archive_limits(&deployments);
     let mut sink = Sink {
-        deployments: state.deployments.clone(),
-        tenant: scope.tenant.clone(),
+        deployments: deployments.clone(),
+        tenant: tenant.clone(),
         runtime: Handle::current(),
         id: None,
     };
@@ -78,13 +91,12 @@ pub async fn deploy(
         (None, Ok(_)) => return Err(Problem::internal(&"an archive without a manifest was accepted")),
         (begun, Err(e)) => {
             if let Some(id) = begun {
-                state.deployments.abandon(&id, &e.to_string()).await;
+                deployments.abandon(&id, &e.to_string()).await;
             }
             return Err(e.into());
         }
     };
-    let committed = state.deployments.commit(&scope.tenant, &id, alias)?;
-    Ok((StatusCode::ACCEPTED, Json(committed.into())))
+    Ok(deployments.commit(&tenant, &id, alias)?)
 }
 
 fn archive_limits(deployments: &Deployments) -> ArchiveLimits {

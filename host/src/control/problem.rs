@@ -189,9 +189,7 @@ impl From<RegistryError> for Problem {
                 Problem::new(S::UNPROCESSABLE_ENTITY, "invalid-name", e).with_field("alias")
             }
             R::LiveStays => Problem::new(S::CONFLICT, "live-stays", e),
-            R::TooManyFunctions | R::TooManyVersions | R::TooManyAliases => {
-                Problem::new(S::CONFLICT, "limit-reached", e)
-            }
+            R::TooManyFunctions | R::TooManyAliases => Problem::new(S::CONFLICT, "limit-reached", e),
             R::Db(e) => e.into(),
         }
     }
@@ -238,8 +236,9 @@ impl From<ArtifactError> for Problem {
     fn from(e: ArtifactError) -> Self {
         match e {
             ArtifactError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Problem::new(S::INSUFFICIENT_STORAGE, "storage-full", "the host's disk is full")
+                storage_full()
             }
+            ArtifactError::Db(e) => e.into(),
             e => Problem::internal(&e),
         }
     }
@@ -272,8 +271,15 @@ impl From<PrepareError> for Problem {
 
 impl From<DbError> for Problem {
     fn from(e: DbError) -> Self {
-        Problem::internal(&e)
+        match e.is_storage_full() {
+            true => storage_full(),
+            false => Problem::internal(&e),
+        }
     }
+}
+
+fn storage_full() -> Problem {
+    Problem::new(S::INSUFFICIENT_STORAGE, "storage-full", "the host's disk is full; nothing was changed")
 }
 
 impl From<LedgerError> for Problem {

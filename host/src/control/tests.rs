@@ -120,7 +120,7 @@ impl Api {
             registry,
             deployments: deployments.await.expect("deployments"),
             ledger: Ledger::open(db.clone(), Arc::new(Settlement::default())).await.expect("ledger"),
-            logs: LogStore::open(db),
+            logs: LogStore::open(db, vesta_core::vital::Vital::unwatched()),
             states: Arc::new(Parts),
             clock,
             currency: "USD".into(),

@@ -19,6 +19,10 @@ pub struct Target {
 /// there is for the function alone, so that no tenant answers under another's name. Everywhere else
 /// `/fn/{tenant}/{function}[@{selector}][/{path}]` names the function.
 pub fn target(uri: &http::Uri, host: Option<&str>, domain: &str) -> Option<Target> {
+    // `OPTIONS *`, or an authority in the place of a path.
+    if !uri.path().starts_with('/') {
+        return None;
+    }
     match host.and_then(|host| below(host, domain)) {
         Some(names) => by_host(uri, &names),
         None => by_path(uri),
@@ -151,5 +155,27 @@ mod tests {
         ] {
             assert_eq!(route("/", Some(nothing)), None, "{nothing}");
         }
+    }
+
+    #[test]
+    fn a_name_or_path_that_was_changed_at_random_leads_somewhere_or_nowhere() {
+        let hosts: [&[u8]; 3] =
+            [b"hello.acme.example.org:8080", b"SHOP.acme.example.org.", b"127.0.0.1:7070"];
+        let paths: [&[u8]; 3] = [b"/fn/acme/hello@live/a/b?c=d", b"/fn/acme/hello", b"/p?q=1"];
+        let mut host = String::new();
+        let samples: Vec<&[u8]> = hosts.into_iter().chain(paths).collect();
+        crate::mutate::each(&samples, |bytes| {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            if let Ok(uri) = text.parse::<http::Uri>()
+                && let Some(target) = target(&uri, Some(&host), "example.org")
+            {
+                assert!(target.path.starts_with('/') && !target.tenant.contains('/'), "{:?}", target.path);
+                let below = host.trim_end_matches('.').to_ascii_lowercase();
+                if below.ends_with(".example.org") {
+                    assert!(below.contains(&target.tenant.to_ascii_lowercase()), "{host} and {uri}");
+                }
+            }
+            host = text;
+        });
     }
 }

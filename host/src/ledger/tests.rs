@@ -77,7 +77,7 @@ async fn a_database_of_before_opens_and_its_records_have_no_model_memory() {
     let mut write = db.write().await.expect("write");
     for sql in [
         "ALTER TABLE usage_records DROP COLUMN model_memory_peak_bytes",
-        "DELETE FROM _sqlx_migrations WHERE version >= 3",
+        "DELETE FROM _sqlx_migrations WHERE version = 3",
     ] {
         sqlx::query(sql).execute(&mut *write).await.expect(sql);
     }

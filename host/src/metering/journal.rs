@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use vesta_core::UsageRecord;
 use vesta_core::settlement::Settlement;
+use vesta_core::vital::Vital;
 
 /// Records that the ledger may lag behind before new invocations are refused.
 const BACKLOG_MAX: u64 = 200_000;
@@ -73,8 +74,9 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Journal(pub(super) Arc<Shared>);
 
 impl Journal {
-    /// Opens the journal's directory and starts its thread. What a crash left there goes to the ledger first.
-    pub fn open(dir: &Path, durable: bool, settlement: Arc<Settlement>) -> io::Result<Journal> {
+    /// Opens the journal's directory and starts its thread, which holds `vital`. What a crash left there goes to the ledger
+    /// first.
+    pub fn open(dir: &Path, durable: bool, settlement: Arc<Settlement>, vital: Vital) -> io::Result<Journal> {
         let (segments, left) = Segments::open(dir)?;
         settlement.accept(left.len() as u64);
         let shared = Arc::new(Shared {
@@ -90,6 +92,7 @@ impl Journal {
         });
         let thread = shared.clone();
         std::thread::Builder::new().name("vesta-journal".into()).spawn(move || {
+            let _vital = vital;
             vesta_engine::cpu::register_thread("journal");
             write_until_closed(&thread);
             vesta_engine::cpu::unregister_thread();

@@ -78,6 +78,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use vesta_core::settlement::Settlement;
     use vesta_core::usage::{Phases, Quantities};
+    use vesta_core::vital::Vital;
     use vesta_core::{Charge, InvocationId, Outcome};
 
     #[derive(Default)]
@@ -127,7 +128,7 @@ mod tests {
     async fn what_was_acknowledged_survives_the_death_of_the_process_and_is_posted_once() {
         let dir = tempfile::tempdir().expect("dir");
         {
-            let journal = Journal::open(dir.path(), false, Arc::default()).expect("open");
+            let journal = Journal::open(dir.path(), false, Arc::default(), Vital::unwatched()).expect("open");
             for n in 0..100 {
                 assert!(journal.submit(record(n)).await);
             }
@@ -141,7 +142,8 @@ mod tests {
         std::fs::write(&segment, text).expect("write");
 
         let settlement: Arc<Settlement> = Arc::default();
-        let journal = Journal::open(dir.path(), false, settlement.clone()).expect("open");
+        let vital = Vital::unwatched();
+        let journal = Journal::open(dir.path(), false, settlement.clone(), vital).expect("open");
         assert!(!settlement.reached(settlement.mark()));
         let kept = Arc::new(Kept { failures: Mutex::new(1), ..Kept::default() });
         assert!(journal.submit(record(100)).await);

@@ -1,6 +1,7 @@
 //! The journal's files: one record a line, as JSON. A segment is deleted once the ledger has all of it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,21 @@ fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016}.jsonl"))
 }
 
+/// The number of a segment, if this is the name of one.
+fn number(name: &OsStr) -> Option<u64> {
+    let digits = name.to_str()?.strip_suffix(".jsonl")?;
+    let number = digits.parse().ok().filter(|n| *n < u64::MAX)?;
+    (digits == format!("{number:016}")).then_some(number)
+}
+
+/// What is not a segment, nor was set aside as unreadable, is none of ours.
+fn name_foreign(entry: &std::fs::DirEntry) {
+    let path = entry.path();
+    if path.extension() != Some(OsStr::new("unreadable")) {
+        tracing::warn!(path = %path.display(), "a foreign file in the folder of the usage journal is passed over");
+    }
+}
+
 /// A new segment, whose name is on the disk too.
 fn create(dir: &Path, number: u64) -> io::Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(path(dir, number))?;
@@ -36,10 +52,16 @@ impl Segments {
     /// A last line that was cut by a crash belongs to a response that never ended, and is dropped.
     pub fn open(dir: &Path) -> io::Result<(Segments, Vec<(u64, UsageRecord)>)> {
         std::fs::create_dir_all(dir)?;
-        let mut found: Vec<u64> = std::fs::read_dir(dir)?
-            .flatten()
-            .filter_map(|e| e.file_name().to_str()?.strip_suffix(".jsonl")?.parse().ok())
-            .collect();
+        let (mut found, mut current) = (Vec::new(), 0);
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let number = number(&entry.file_name());
+            current = number.map_or(current, |n| current.max(n + 1));
+            match number {
+                Some(number) if entry.file_type()?.is_file() => found.push(number),
+                _ => name_foreign(&entry),
+            }
+        }
         found.sort_unstable();
         let mut records = Vec::new();
         let mut unposted = BTreeMap::new();
@@ -57,7 +79,6 @@ impl Segments {
             }
             unposted.insert(number, (records.len() - before) as u64);
         }
-        let current = found.last().map_or(0, |n| n + 1);
         let file = create(dir, current)?;
         unposted.insert(current, 0);
         let mut segments = Segments { dir: dir.into(), current, file, len: 0, unposted };
@@ -123,6 +144,51 @@ impl Segments {
                 let _ = std::fs::remove_file(path(dir, number));
             }
             !done
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_files_are_passed_over_and_left_alone() {
+        let dir = tempfile::tempdir().expect("dir");
+        let foreign = [
+            "5.jsonl",
+            "+000000000000005.jsonl",
+            "00000000000000005.jsonl",
+            "18446744073709551615.jsonl",
+            "notes.txt",
+            "notes.jsonl",
+        ];
+        for name in foreign {
+            std::fs::write(dir.path().join(name), "not a record\n").expect("file");
+        }
+        std::fs::create_dir(dir.path().join("0000000000000007.jsonl")).expect("folder");
+        std::os::unix::fs::symlink("nowhere", dir.path().join("0000000000000008.jsonl")).expect("link");
+        let (segments, left) = Segments::open(dir.path()).expect("open");
+        // No segment is given a name that is taken.
+        assert_eq!((segments.current, left.len()), (9, 0));
+        for name in foreign {
+            assert!(dir.path().join(name).exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_segment_that_was_changed_at_random_costs_its_bad_lines() {
+        let record = r#"{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","tenant":"t","function":"f","version":1,"started_unix_ns":0,"outcome":"ok",
+            "status":200,"cold":false,"inferences":0}"#;
+        let lines = format!("{}\n", record.replace("\n            ", "")).repeat(3);
+        let dir = tempfile::tempdir().expect("dir");
+        crate::mutate::each(&[lines.as_bytes()], |bytes| {
+            for file in std::fs::read_dir(dir.path()).expect("dir") {
+                std::fs::remove_file(file.expect("file").path()).expect("removed");
+            }
+            std::fs::write(path(dir.path(), 7), bytes).expect("written");
+            let (segments, left) = Segments::open(dir.path()).expect("open");
+            assert!(segments.current == 8 && left.len() <= bytes.len());
         });
     }
 }

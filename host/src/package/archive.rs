@@ -418,4 +418,4 @@ pub fn unpack(archive: impl Read, limits: &ArchiveLimits, dir: &Path) -> Result<
 
 #[cfg(test)]
 #[path = "archive_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -40,7 +40,7 @@ fn package(dir: &Path) -> Package {
     Package { manifest: manifest(), blobs }
 }
 
-fn written() -> Vec<u8> {
+pub fn written() -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut out = Vec::new();
     write(&package(dir.path()), &mut out).expect("written");

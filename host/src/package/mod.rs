@@ -7,6 +7,8 @@ pub mod build;
 mod cargo;
 mod component;
 pub mod manifest_file;
+#[cfg(test)]
+mod mutated_tests;
 mod reader;
 pub mod units;
 

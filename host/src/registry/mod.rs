@@ -1,22 +1,28 @@
 //! Functions: immutable versions and the aliases that move between them.
 //!
-//! Everything is in memory after [`Registry::open`], so that resolving costs two look-ups, and is written through to
-//! the database before memory changes.
+//! Everything is in memory after [`Registry::open`], so that resolving costs two look-ups. Memory follows the database
+//! ([`crate::db::changes`]).
 
+mod follow;
 mod store;
 
+use crate::db::changes::{self, Changing, Follower, Seen, Since};
 use crate::db::{Db, DbError};
 use dashmap::DashMap;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use tokio::sync::{Mutex, broadcast};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use store::Key;
+use tokio::sync::broadcast;
 use vesta_core::id::{AliasName, LIVE};
 use vesta_core::manifest::PackageManifest;
 use vesta_core::{Digest, FunctionName, TenantName};
 
-/// Most functions of a tenant, versions of a function, and aliases of a function.
+/// Most functions of a tenant.
 pub const FUNCTIONS_MAX: usize = 10_000;
+/// Most versions of a function. A deploy of one more removes the oldest to which no alias points.
 pub const VERSIONS_MAX: usize = 1_000;
+/// Most aliases of a function: fewer than versions, so that there is always one to remove.
 pub const ALIASES_MAX: usize = 64;
 /// Events kept for a subscriber that falls behind; one that misses some is told so and looks at everything again.
 const EVENTS_KEPT: usize = 4096;
@@ -43,9 +49,23 @@ pub struct Function {
     pub updated_unix_ms: i64,
     pub versions: BTreeMap<u32, Arc<Version>>,
     pub aliases: BTreeMap<AliasName, u32>,
+    /// Versions whose rows in the database cannot be read: nothing is known of them but their numbers.
+    pub damaged: BTreeSet<u32>,
 }
 
 impl Function {
+    /// One without versions.
+    fn empty(name: &FunctionName) -> Self {
+        Self {
+            name: name.clone(),
+            created_unix_ms: 0,
+            updated_unix_ms: 0,
+            versions: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+        }
+    }
+
     /// The number that the alias `live` points at.
     pub fn live(&self) -> Option<u32> {
         self.aliases.get(LIVE).copied()
@@ -86,34 +106,48 @@ pub enum RegistryError {
     LiveStays,
     #[error("the tenant has {FUNCTIONS_MAX} functions, the most: delete one first")]
     TooManyFunctions,
-    #[error("the function has {VERSIONS_MAX} versions, the most: delete one first")]
-    TooManyVersions,
     #[error("the function has {ALIASES_MAX} aliases, the most: delete one first")]
     TooManyAliases,
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
+/// What is published.
+#[derive(Debug)]
+pub struct NewVersion {
+    pub manifest: PackageManifest,
+    /// What the check of each model found, in the manifest's order.
+    pub models: Vec<serde_json::Value>,
+    pub alias: Option<AliasName>,
+    /// The id of the deployment that publishes it.
+    pub deployment: Option<String>,
+}
+
 type Functions = DashMap<FunctionName, Function>;
+
+/// The kind of its changes.
+const FUNCTION: &str = "function";
 
 /// All functions of one host.
 pub struct Registry {
     db: Db,
     tenants: DashMap<TenantName, Functions>,
     events: broadcast::Sender<RegistryEvent>,
-    /// Held while something changes, so that memory follows the database in order.
-    changes: Mutex<()>,
+    seen: Seen,
+    /// Whether functions or versions were passed over, since not even their names could be read.
+    passed_over: AtomicBool,
 }
 
 impl Registry {
     /// Loads every function.
     pub async fn open(db: Db) -> Result<Arc<Self>, RegistryError> {
-        let tenants = DashMap::<TenantName, Functions>::new();
-        for (tenant, function) in store::load(&db).await? {
-            tenants.entry(tenant).or_default().insert(function.name.clone(), function);
-        }
+        let seen = Seen::newest(&db).await?;
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Ok(Arc::new(Self { db, tenants, events, changes: Mutex::new(()) }))
+        let (tenants, passed_over) = (DashMap::new(), AtomicBool::new(false));
+        let this = Arc::new(Self { db, tenants, events, seen, passed_over });
+        let mut connection = this.db.pool().acquire().await.map_err(DbError::from)?;
+        this.apply(this.read(&mut connection, Since::Everything).await?);
+        Ok(this)
     }
 
     /// The version that a request is for. `selector` is a version number or an alias; without one, [`LIVE`].
@@ -164,6 +198,12 @@ impl Registry {
         found.ok_or_else(|| RegistryError::NoFunction(function.chars().take(80).collect()))
     }
 
+    /// Whether there are versions that cannot be read: nobody knows which blobs they refer to.
+    pub fn has_damaged(&self) -> bool {
+        let damaged = || self.tenants.iter().any(|functions| functions.iter().any(|f| !f.damaged.is_empty()));
+        self.passed_over.load(SeqCst) || damaged()
+    }
+
     /// The blobs that versions refer to, with the tenants that own these versions.
     pub fn referenced(&self) -> HashSet<(TenantName, Digest)> {
         let mut all = HashSet::new();
@@ -174,138 +214,157 @@ impl Registry {
         all
     }
 
-    /// Adds a version with the next number and, in the same transaction, points the alias at it.
+    /// Adds a version with the next number and, in the same transaction, points the alias at it. Where the function has
+    /// [`VERSIONS_MAX`] versions, the oldest to which no alias points is removed.
+    ///
+    /// `deployment` is kept with the version, so that [`Registry::published_by`] knows what became of it.
     pub async fn publish(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        new: NewVersion,
+        now: i64,
+    ) -> Result<Arc<Version>, RegistryError> {
+        let (this, tenant) = (self.clone(), tenant.clone());
+        let change = async move {
+            let mut changing = changes::begin(&*this).await?;
+            let key = (tenant, new.manifest.name.clone());
+            let before = this.get(&key.0, key.1.as_str()).ok();
+            this.check_room(&key.0, before.as_ref(), new.alias.as_ref())?;
+            let version = Version {
+                tenant: key.0.clone(),
+                function: key.1.clone(),
+                number: 0,
+                manifest: new.manifest,
+                created_unix_ms: now,
+                models: new.models,
+            };
+            let (deployment, alias) = (new.deployment.as_deref(), new.alias.as_ref());
+            let number = store::publish(&mut changing.write, &version, deployment, alias).await?;
+            for old in before.iter().flat_map(|f| too_old(f, alias)) {
+                store::remove_version(&mut changing.write, &key, old, now).await?;
+            }
+            changes::note(&mut changing.write, FUNCTION, key.0.as_str(), key.1.as_str(), now).await?;
+            changes::commit(&*this, changing).await?;
+            let function = this.get(&key.0, key.1.as_str())?;
+            let version = function.versions.get(&number).cloned();
+            version.ok_or(RegistryError::NoVersion { function: function.name, number })
+        };
+        self.db.to_the_end(change).await
+    }
+
+    /// The version that came of a deployment, if it was published.
+    pub async fn published_by(
         &self,
         tenant: &TenantName,
-        manifest: PackageManifest,
-        models: Vec<serde_json::Value>,
-        alias: Option<AliasName>,
-        now_unix_ms: i64,
-    ) -> Result<Arc<Version>, RegistryError> {
-        let _turn = self.changes.lock().await;
-        let name = manifest.name.clone();
-        let before = self.get(tenant, name.as_str()).ok();
-        self.check_room(tenant, before.as_ref(), alias.as_ref())?;
-        let version = Version {
-            tenant: tenant.clone(),
-            function: name.clone(),
-            number: 0,
-            manifest,
-            created_unix_ms: now_unix_ms,
-            models,
-        };
-        let version = Arc::new(store::publish(&self.db, version, alias.as_ref()).await?);
-        let number = version.number;
-        let mut function = before.unwrap_or_else(|| Function {
-            name: name.clone(),
-            created_unix_ms: now_unix_ms,
-            updated_unix_ms: now_unix_ms,
-            versions: BTreeMap::new(),
-            aliases: BTreeMap::new(),
-        });
-        function.updated_unix_ms = now_unix_ms;
-        function.versions.insert(number, version.clone());
-        if let Some(alias) = &alias {
-            function.aliases.insert(alias.clone(), number);
-        }
-        self.put(tenant, function);
-        self.send(RegistryEvent::VersionAdded { tenant: tenant.clone(), function: name.clone(), number });
-        if let Some(alias) = alias {
-            let tenant = tenant.clone();
-            self.send(RegistryEvent::AliasMoved { tenant, function: name, alias, number: Some(number) });
-        }
-        Ok(version)
+        function: &FunctionName,
+        deployment: &str,
+    ) -> Result<Option<u32>, RegistryError> {
+        let mut connection = self.db.pool().acquire().await.map_err(DbError::from)?;
+        Ok(store::published_by(&mut connection, tenant, function, deployment).await?)
     }
 
     /// Points an alias at a version.
     pub async fn set_alias(
-        &self,
+        self: &Arc<Self>,
         tenant: &TenantName,
         function: &str,
         alias: AliasName,
         number: u32,
-        now_unix_ms: i64,
+        now: i64,
     ) -> Result<Function, RegistryError> {
-        let _turn = self.changes.lock().await;
-        let mut function = self.get(tenant, function)?;
-        check_alias(&function, &alias)?;
-        if !function.versions.contains_key(&number) {
-            return Err(RegistryError::NoVersion { function: function.name, number });
-        }
-        store::set_alias(&self.db, tenant, &function.name, &alias, number, now_unix_ms).await?;
-        function.aliases.insert(alias.clone(), number);
-        function.updated_unix_ms = now_unix_ms;
-        self.put(tenant, function.clone());
-        let name = function.name.clone();
-        let moved =
-            RegistryEvent::AliasMoved { tenant: tenant.clone(), function: name, alias, number: Some(number) };
-        self.send(moved);
-        Ok(function)
+        let (this, tenant, name) = (self.clone(), tenant.clone(), function.to_owned());
+        let change = async move {
+            let mut changing = changes::begin(&*this).await?;
+            let function = this.get(&tenant, &name)?;
+            check_alias(&function, &alias)?;
+            if !function.versions.contains_key(&number) {
+                return Err(RegistryError::NoVersion { function: function.name, number });
+            }
+            let key = (tenant, function.name);
+            store::set_alias(&mut changing.write, &key, &alias, number, now).await?;
+            this.note_and_commit(changing, &key, now).await?;
+            this.get(&key.0, &name)
+        };
+        self.db.to_the_end(change).await
     }
 
     /// Removes an alias; [`LIVE`] stays as long as the function.
     pub async fn remove_alias(
-        &self,
+        self: &Arc<Self>,
         tenant: &TenantName,
         function: &str,
         alias: &AliasName,
-        now_unix_ms: i64,
+        now: i64,
     ) -> Result<(), RegistryError> {
-        let _turn = self.changes.lock().await;
-        let mut function = self.get(tenant, function)?;
-        if alias.as_str() == LIVE {
-            return Err(RegistryError::LiveStays);
-        }
-        if function.aliases.remove(alias).is_none() {
-            return Err(RegistryError::NoAlias { function: function.name, alias: alias.clone() });
-        }
-        store::remove_alias(&self.db, tenant, &function.name, alias, now_unix_ms).await?;
-        function.updated_unix_ms = now_unix_ms;
-        let name = function.name.clone();
-        self.put(tenant, function);
-        let (tenant, alias) = (tenant.clone(), alias.clone());
-        self.send(RegistryEvent::AliasMoved { tenant, function: name, alias, number: None });
-        Ok(())
+        let (this, tenant, function) = (self.clone(), tenant.clone(), function.to_owned());
+        let alias = alias.clone();
+        let change = async move {
+            let mut changing = changes::begin(&*this).await?;
+            let function = this.get(&tenant, &function)?;
+            if alias.as_str() == LIVE {
+                return Err(RegistryError::LiveStays);
+            }
+            if !function.aliases.contains_key(&alias) {
+                return Err(RegistryError::NoAlias { function: function.name, alias });
+            }
+            let key = (tenant, function.name);
+            store::remove_alias(&mut changing.write, &key, &alias, now).await?;
+            this.note_and_commit(changing, &key, now).await
+        };
+        self.db.to_the_end(change).await
     }
 
     /// Removes a version to which no alias points.
     pub async fn remove_version(
-        &self,
+        self: &Arc<Self>,
         tenant: &TenantName,
         function: &str,
         number: u32,
-        now_unix_ms: i64,
+        now: i64,
     ) -> Result<(), RegistryError> {
-        let _turn = self.changes.lock().await;
-        let mut function = self.get(tenant, function)?;
-        let name = function.name.clone();
-        if function.versions.remove(&number).is_none() {
-            return Err(RegistryError::NoVersion { function: name, number });
-        }
-        if let Some((alias, _)) = function.aliases.iter().find(|(_, n)| **n == number) {
-            return Err(RegistryError::AliasPoints { function: name, number, alias: alias.clone() });
-        }
-        store::remove_version(&self.db, tenant, &name, number, now_unix_ms).await?;
-        function.updated_unix_ms = now_unix_ms;
-        self.put(tenant, function);
-        self.send(RegistryEvent::VersionRemoved { tenant: tenant.clone(), function: name, number });
-        Ok(())
+        let (this, tenant, function) = (self.clone(), tenant.clone(), function.to_owned());
+        let change = async move {
+            let mut changing = changes::begin(&*this).await?;
+            let function = this.get(&tenant, &function)?;
+            if !function.versions.contains_key(&number) && !function.damaged.contains(&number) {
+                return Err(RegistryError::NoVersion { function: function.name, number });
+            }
+            if let Some((alias, _)) = function.aliases.iter().find(|(_, n)| **n == number) {
+                let alias = alias.clone();
+                return Err(RegistryError::AliasPoints { function: function.name, number, alias });
+            }
+            let key = (tenant, function.name);
+            store::remove_version(&mut changing.write, &key, number, now).await?;
+            this.note_and_commit(changing, &key, now).await
+        };
+        self.db.to_the_end(change).await
     }
 
     /// Removes a function with its versions and aliases. Its usage records stay.
-    pub async fn remove_function(&self, tenant: &TenantName, function: &str) -> Result<(), RegistryError> {
-        let _turn = self.changes.lock().await;
-        let function = self.get(tenant, function)?;
-        store::remove_function(&self.db, tenant, &function.name).await?;
-        if let Some(functions) = self.tenants.get(tenant) {
-            functions.remove(&function.name);
-        }
-        for number in function.versions.into_keys() {
-            let name = function.name.clone();
-            self.send(RegistryEvent::VersionRemoved { tenant: tenant.clone(), function: name, number });
-        }
-        Ok(())
+    pub async fn remove_function(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        function: &str,
+        now: i64,
+    ) -> Result<(), RegistryError> {
+        let (this, tenant, function) = (self.clone(), tenant.clone(), function.to_owned());
+        let change = async move {
+            let mut changing = changes::begin(&*this).await?;
+            let key = (tenant.clone(), this.get(&tenant, &function)?.name);
+            store::remove_function(&mut changing.write, &key).await?;
+            this.note_and_commit(changing, &key, now).await
+        };
+        self.db.to_the_end(change).await
+    }
+
+    async fn note_and_commit(
+        &self,
+        mut changing: Changing<'_>,
+        (tenant, function): &Key,
+        now: i64,
+    ) -> Result<(), RegistryError> {
+        changes::note(&mut changing.write, FUNCTION, tenant.as_str(), function.as_str(), now).await?;
+        Ok(changes::commit(self, changing).await?)
     }
 
     fn check_room(
@@ -315,7 +374,6 @@ impl Registry {
         alias: Option<&AliasName>,
     ) -> Result<(), RegistryError> {
         match (function, alias) {
-            (Some(f), _) if f.versions.len() >= VERSIONS_MAX => Err(RegistryError::TooManyVersions),
             (Some(f), Some(alias)) => check_alias(f, alias),
             (Some(_), None) => Ok(()),
             (None, Some(alias)) if is_number(alias.as_str()) => {
@@ -328,14 +386,19 @@ impl Registry {
         }
     }
 
-    fn put(&self, tenant: &TenantName, function: Function) {
-        self.tenants.entry(tenant.clone()).or_default().insert(function.name.clone(), function);
-    }
-
     fn send(&self, event: RegistryEvent) {
         // An error means that nobody listens.
         let _ = self.events.send(event);
     }
+}
+
+/// The versions of a function that have to go for one more, to which `moves` will point: the oldest to which no other alias points.
+fn too_old(function: &Function, moves: Option<&AliasName>) -> Vec<u32> {
+    let numbers: BTreeSet<u32> = function.versions.keys().chain(&function.damaged).copied().collect();
+    let others = function.aliases.iter().filter(|(alias, _)| Some(*alias) != moves);
+    let pointed: HashSet<u32> = others.map(|(_, number)| *number).collect();
+    let too_many = (numbers.len() + 1).saturating_sub(VERSIONS_MAX);
+    numbers.into_iter().filter(|n| !pointed.contains(n)).take(too_many).collect()
 }
 
 fn check_alias(function: &Function, alias: &AliasName) -> Result<(), RegistryError> {

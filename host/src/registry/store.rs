@@ -1,86 +1,140 @@
 //! Statements of this room.
 
 use super::{Function, Version};
-use crate::db::{Db, DbError, Write};
-use sqlx::Row;
-use std::collections::{BTreeMap, HashMap};
+use crate::db::{DbError, Write, readable};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use vesta_core::id::{AliasName, IdError};
 use vesta_core::{FunctionName, TenantName};
 
-type Key = (TenantName, FunctionName);
+pub type Key = (TenantName, FunctionName);
 
-/// Every function with its versions and aliases.
-pub async fn load(db: &Db) -> Result<Vec<(TenantName, Function)>, DbError> {
-    let mut all: HashMap<Key, Function> = HashMap::new();
-    let rows: Vec<(String, String, i64, i64)> =
-        sqlx::query_as("SELECT tenant, name, created_unix_ms, updated_unix_ms FROM functions")
-            .fetch_all(db.pool())
-            .await?;
-    for (tenant, name, created_unix_ms, updated_unix_ms) in rows {
-        let (tenant, name) = key(&tenant, &name)?;
-        let function = Function {
-            name: name.clone(),
-            created_unix_ms,
-            updated_unix_ms,
-            versions: BTreeMap::new(),
-            aliases: BTreeMap::new(),
-        };
-        all.insert((tenant, name), function);
-    }
-    load_versions(db, &mut all).await?;
-    load_aliases(db, &mut all).await?;
-    Ok(all.into_iter().map(|((tenant, _), function)| (tenant, function)).collect())
-}
-
-async fn load_versions(db: &Db, all: &mut HashMap<Key, Function>) -> Result<(), DbError> {
+/// Every function with its versions and aliases. Of rows that cannot be read each costs itself; whether any function or number of a
+/// version is among them.
+pub async fn load(connection: &mut SqliteConnection) -> Result<(HashMap<Key, Function>, bool), DbError> {
+    let sql = "SELECT tenant, name, created_unix_ms, updated_unix_ms FROM functions";
+    let rows = sqlx::query(sql).fetch_all(&mut *connection).await?;
+    let functions = rows.iter().filter_map(|row| readable("functions", &["tenant", "name"], row, function));
+    let mut all: HashMap<Key, Function> = functions.collect();
+    let mut passed_over = all.len() < rows.len();
     let sql = "SELECT tenant, function, number, manifest, models, created_unix_ms FROM versions";
-    for row in sqlx::query(sql).fetch_all(db.pool()).await? {
-        let (tenant, function) = key(row.try_get("tenant")?, row.try_get("function")?)?;
-        let damaged = |e: serde_json::Error| DbError::Row {
-            table: "versions",
-            detail: format!("{tenant}/{function}: {e}"),
+    for row in sqlx::query(sql).fetch_all(&mut *connection).await? {
+        let keys = ["tenant", "function", "number"];
+        let Some((owner, number)) = readable("versions", &keys, &row, numbered) else {
+            passed_over = true;
+            continue;
         };
-        let version = Version {
-            number: number(row.try_get("number")?)?,
-            manifest: serde_json::from_str(row.try_get("manifest")?).map_err(damaged)?,
-            models: serde_json::from_str(row.try_get("models")?).map_err(damaged)?,
-            created_unix_ms: row.try_get("created_unix_ms")?,
-            tenant,
-            function,
-        };
-        if let Some(f) = all.get_mut(&(version.tenant.clone(), version.function.clone())) {
-            f.versions.insert(version.number, Arc::new(version));
+        let Some(function) = all.get_mut(&owner) else { continue };
+        match readable("versions", &keys, &row, version) {
+            Some(version) => drop(function.versions.insert(number, Arc::new(version))),
+            None => drop(function.damaged.insert(number)),
         }
     }
-    Ok(())
-}
-
-async fn load_aliases(db: &Db, all: &mut HashMap<Key, Function>) -> Result<(), DbError> {
-    let rows: Vec<(String, String, String, i64)> =
-        sqlx::query_as("SELECT tenant, function, alias, version FROM aliases").fetch_all(db.pool()).await?;
-    for (tenant, function, alias, version) in rows {
-        let alias: AliasName = alias.parse().map_err(bad_name)?;
-        if let Some(f) = all.get_mut(&key(&tenant, &function)?) {
-            f.aliases.insert(alias, number(version)?);
+    let sql = "SELECT tenant, function, alias, version FROM aliases";
+    for row in sqlx::query(sql).fetch_all(&mut *connection).await? {
+        let read = readable("aliases", &["tenant", "function", "alias"], &row, alias);
+        let Some((owner, alias, number)) = read else { continue };
+        if let Some(function) = all.get_mut(&owner) {
+            function.aliases.insert(alias, number);
         }
     }
-    Ok(())
+    Ok((all, passed_over))
 }
 
-/// Writes a version under the next number, which it returns with it, and points the alias at it.
-pub async fn publish(db: &Db, mut version: Version, alias: Option<&AliasName>) -> Result<Version, DbError> {
-    let (tenant, function) = (version.tenant.clone(), version.function.clone());
-    let mut write = db.write().await?;
+/// A function as it is now. Versions that `before` has are taken from there: a version never changes.
+pub async fn load_one(
+    connection: &mut SqliteConnection,
+    key: &Key,
+    before: Option<&Function>,
+) -> Result<Option<Function>, DbError> {
+    let (tenant, name) = (key.0.as_str(), key.1.as_str());
+    let sql =
+        "SELECT tenant, name, created_unix_ms, updated_unix_ms FROM functions WHERE tenant = ? AND name = ?";
+    let row = sqlx::query(sql).bind(tenant).bind(name).fetch_optional(&mut *connection).await?;
+    let read = row.and_then(|row| readable("functions", &["tenant", "name"], &row, function));
+    let Some((_, mut function)) = read else { return Ok(None) };
+    let sql = "SELECT number FROM versions WHERE tenant = ? AND function = ?";
+    let numbers: Vec<i64> =
+        sqlx::query_scalar(sql).bind(tenant).bind(name).fetch_all(&mut *connection).await?;
+    for number in numbers {
+        let known = u32::try_from(number).ok().and_then(|n| before?.versions.get_key_value(&n));
+        if let Some((number, version)) = known {
+            function.versions.insert(*number, version.clone());
+            continue;
+        }
+        let sql = "SELECT tenant, function, number, manifest, models, created_unix_ms FROM versions
+                   WHERE tenant = ? AND function = ? AND number = ?";
+        let row = sqlx::query(sql).bind(tenant).bind(name).bind(number).fetch_one(&mut *connection).await?;
+        let keys = ["tenant", "function", "number"];
+        let Some((_, number)) = readable("versions", &keys, &row, numbered) else { continue };
+        match readable("versions", &keys, &row, version) {
+            Some(version) => drop(function.versions.insert(number, Arc::new(version))),
+            None => drop(function.damaged.insert(number)),
+        }
+    }
+    let sql = "SELECT tenant, function, alias, version FROM aliases WHERE tenant = ? AND function = ?";
+    let rows = sqlx::query(sql).bind(tenant).bind(name).fetch_all(&mut *connection).await?;
+    let aliases =
+        rows.iter().filter_map(|row| readable("aliases", &["tenant", "function", "alias"], row, alias));
+    function.aliases = aliases.map(|(_, alias, number)| (alias, number)).collect();
+    Ok(Some(function))
+}
+
+fn function(row: &SqliteRow) -> Result<(Key, Function), DbError> {
+    let key = key(row.try_get("tenant")?, row.try_get("name")?)?;
+    let function = Function {
+        name: key.1.clone(),
+        created_unix_ms: row.try_get("created_unix_ms")?,
+        updated_unix_ms: row.try_get("updated_unix_ms")?,
+        versions: BTreeMap::new(),
+        aliases: BTreeMap::new(),
+        damaged: BTreeSet::new(),
+    };
+    Ok((key, function))
+}
+
+fn numbered(row: &SqliteRow) -> Result<(Key, u32), DbError> {
+    Ok((key(row.try_get("tenant")?, row.try_get("function")?)?, number(row.try_get("number")?)?))
+}
+
+fn version(row: &SqliteRow) -> Result<Version, DbError> {
+    let damaged = |e: serde_json::Error| DbError::Row { table: "versions", detail: e.to_string() };
+    let ((tenant, function), number) = numbered(row)?;
+    Ok(Version {
+        tenant,
+        function,
+        number,
+        manifest: serde_json::from_str(row.try_get("manifest")?).map_err(damaged)?,
+        models: serde_json::from_str(row.try_get("models")?).map_err(damaged)?,
+        created_unix_ms: row.try_get("created_unix_ms")?,
+    })
+}
+
+fn alias(row: &SqliteRow) -> Result<(Key, AliasName, u32), DbError> {
+    let owner = key(row.try_get("tenant")?, row.try_get("function")?)?;
+    let alias: &str = row.try_get("alias")?;
+    Ok((owner, alias.parse().map_err(bad_name)?, number(row.try_get("version")?)?))
+}
+
+/// Writes a version under the next number, which it returns, and points the alias at it.
+pub async fn publish(
+    write: &mut Write,
+    version: &Version,
+    deployment: Option<&str>,
+    alias: Option<&AliasName>,
+) -> Result<u32, DbError> {
+    let (tenant, function) = (&version.tenant, &version.function);
     let last: i64 = sqlx::query_scalar(
         "INSERT INTO function_numbers (tenant, function, last) VALUES (?, ?, 1)
          ON CONFLICT (tenant, function) DO UPDATE SET last = function_numbers.last + 1 RETURNING last",
     )
     .bind(tenant.as_str())
     .bind(function.as_str())
-    .fetch_one(&mut *write)
+    .fetch_one(&mut **write)
     .await?;
-    version.number = number(last)?;
+    let number = number(last)?;
     sqlx::query(
         "INSERT INTO functions (tenant, name, created_unix_ms, updated_unix_ms) VALUES (?, ?, ?, ?)
          ON CONFLICT (tenant, name) DO UPDATE SET updated_unix_ms = excluded.updated_unix_ms",
@@ -89,87 +143,94 @@ pub async fn publish(db: &Db, mut version: Version, alias: Option<&AliasName>) -
     .bind(function.as_str())
     .bind(version.created_unix_ms)
     .bind(version.created_unix_ms)
-    .execute(&mut *write)
+    .execute(&mut **write)
     .await?;
     sqlx::query(
-        "INSERT INTO versions (tenant, function, number, manifest, models, created_unix_ms)
-         VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO versions (tenant, function, number, manifest, models, created_unix_ms, deployment)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(tenant.as_str())
     .bind(function.as_str())
-    .bind(i64::from(version.number))
+    .bind(i64::from(number))
     .bind(json(&version.manifest)?)
     .bind(json(&version.models)?)
     .bind(version.created_unix_ms)
-    .execute(&mut *write)
+    .bind(deployment)
+    .execute(&mut **write)
     .await?;
     if let Some(alias) = alias {
-        point(&mut write, &tenant, &function, alias, version.number).await?;
+        point(write, tenant, function, alias, number).await?;
     }
-    write.commit().await?;
-    Ok(version)
+    Ok(number)
+}
+
+/// The version that a deployment has published.
+pub async fn published_by(
+    connection: &mut SqliteConnection,
+    tenant: &TenantName,
+    function: &FunctionName,
+    deployment: &str,
+) -> Result<Option<u32>, DbError> {
+    let sql = "SELECT number FROM versions WHERE tenant = ? AND function = ? AND deployment = ?";
+    let found: Option<i64> = sqlx::query_scalar(sql)
+        .bind(tenant.as_str())
+        .bind(function.as_str())
+        .bind(deployment)
+        .fetch_optional(connection)
+        .await?;
+    found.map(number).transpose()
 }
 
 pub async fn set_alias(
-    db: &Db,
-    tenant: &TenantName,
-    function: &FunctionName,
+    write: &mut Write,
+    (tenant, function): &Key,
     alias: &AliasName,
     number: u32,
     now: i64,
 ) -> Result<(), DbError> {
-    let mut write = db.write().await?;
-    point(&mut write, tenant, function, alias, number).await?;
-    touch(&mut write, tenant, function, now).await?;
-    write.commit().await
+    point(write, tenant, function, alias, number).await?;
+    touch(write, tenant, function, now).await
 }
 
 pub async fn remove_alias(
-    db: &Db,
-    tenant: &TenantName,
-    function: &FunctionName,
+    write: &mut Write,
+    (tenant, function): &Key,
     alias: &AliasName,
     now: i64,
 ) -> Result<(), DbError> {
-    let mut write = db.write().await?;
     sqlx::query("DELETE FROM aliases WHERE tenant = ? AND function = ? AND alias = ?")
         .bind(tenant.as_str())
         .bind(function.as_str())
         .bind(alias.as_str())
-        .execute(&mut *write)
+        .execute(&mut **write)
         .await?;
-    touch(&mut write, tenant, function, now).await?;
-    write.commit().await
+    touch(write, tenant, function, now).await
 }
 
 pub async fn remove_version(
-    db: &Db,
-    tenant: &TenantName,
-    function: &FunctionName,
+    write: &mut Write,
+    (tenant, function): &Key,
     number: u32,
     now: i64,
 ) -> Result<(), DbError> {
-    let mut write = db.write().await?;
     sqlx::query("DELETE FROM versions WHERE tenant = ? AND function = ? AND number = ?")
         .bind(tenant.as_str())
         .bind(function.as_str())
         .bind(i64::from(number))
-        .execute(&mut *write)
+        .execute(&mut **write)
         .await?;
-    touch(&mut write, tenant, function, now).await?;
-    write.commit().await
+    touch(write, tenant, function, now).await
 }
 
-pub async fn remove_function(db: &Db, tenant: &TenantName, function: &FunctionName) -> Result<(), DbError> {
-    let mut write = db.write().await?;
+pub async fn remove_function(write: &mut Write, (tenant, function): &Key) -> Result<(), DbError> {
     // Aliases first: they refer to versions. Versions go with the function.
     for sql in [
         "DELETE FROM aliases WHERE tenant = ? AND function = ?",
         "DELETE FROM functions WHERE tenant = ? AND name = ?",
     ] {
-        sqlx::query(sql).bind(tenant.as_str()).bind(function.as_str()).execute(&mut *write).await?;
+        sqlx::query(sql).bind(tenant.as_str()).bind(function.as_str()).execute(&mut **write).await?;
     }
-    write.commit().await
+    Ok(())
 }
 
 async fn point(
@@ -207,7 +268,7 @@ async fn touch(
     Ok(())
 }
 
-fn key(tenant: &str, function: &str) -> Result<Key, DbError> {
+pub fn key(tenant: &str, function: &str) -> Result<Key, DbError> {
     Ok((tenant.parse().map_err(bad_name)?, function.parse().map_err(bad_name)?))
 }
 

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// The format of the directory that this build reads and writes.
 const FORMAT: &str = "1";
 
+/// The file of the database.
+pub const DATABASE: &str = "vesta.db";
+
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
@@ -20,6 +23,9 @@ pub enum DataDirError {
     InUse { path: PathBuf },
     #[error("{path} is damaged: the secret must be 32 bytes", path = path.display())]
     Secret { path: PathBuf },
+    #[error("{path} is not a new directory, but {missing} is missing or empty. Put it back from a backup; to begin anew instead, without \
+             the functions, keys and usage records of before, move everything out of the directory", path = path.display())]
+    Incomplete { path: PathBuf, missing: &'static str },
 }
 
 /// An open data directory, held until dropped.
@@ -43,6 +49,7 @@ impl DataDir {
             return Err(DataDirError::InUse { path });
         }
         check_format(&path)?;
+        check_complete(&path)?;
         let secret = secret(&path)?;
         Ok(DataDir { path, secret, _lock: lock })
     }
@@ -74,6 +81,22 @@ fn check_format(dir: &Path) -> Result<(), DataDirError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => fs::write(&path, FORMAT).map_err(io),
         Err(e) => Err(io(e)),
     }
+}
+
+/// A directory that was in use has both its database and its secret. A new one in their place would look like an empty host, whose
+/// housekeeping deletes the blobs; a new secret makes every key worthless.
+fn check_complete(dir: &Path) -> Result<(), DataDirError> {
+    let missing = |missing| Err(DataDirError::Incomplete { path: dir.into(), missing });
+    // SQLite takes an empty file for a new database.
+    let no_database = fs::metadata(dir.join(DATABASE)).map_or(true, |file| file.len() == 0);
+    // Both folders are made once there is a database.
+    if no_database && ["blobs", "journal"].iter().any(|folder| dir.join(folder).exists()) {
+        return missing(DATABASE);
+    }
+    if !no_database && !dir.join("secret").exists() {
+        return missing("secret");
+    }
+    Ok(())
 }
 
 fn secret(dir: &Path) -> Result<[u8; 32], DataDirError> {
@@ -109,6 +132,29 @@ mod tests {
         assert_eq!(DataDir::open(&path).expect("open").secret, secret);
         let mode = |name: &str| fs::metadata(path.join(name)).expect("file").permissions().mode() & 0o777;
         assert_eq!((mode("."), mode("secret")), (0o700, 0o600));
+    }
+
+    #[test]
+    fn a_directory_that_was_in_use_and_lacks_its_database_or_its_secret_is_not_taken_for_a_new_one() {
+        let parent = tempfile::tempdir().expect("dir");
+        let path = parent.path();
+        let missing = |expected: Option<&str>| match DataDir::open(path) {
+            Ok(_) => assert_eq!(expected, None),
+            Err(DataDirError::Incomplete { missing, .. }) => assert_eq!(expected, Some(missing)),
+            Err(e) => panic!("{e}"),
+        };
+        // As where the first start was cut off before there was a database.
+        missing(None);
+        missing(None);
+        fs::create_dir(path.join("blobs")).expect("folder");
+        missing(Some("vesta.db"));
+        fs::write(path.join("vesta.db"), "").expect("file");
+        missing(Some("vesta.db"));
+        fs::write(path.join("vesta.db"), "not empty").expect("file");
+        missing(None);
+        fs::remove_file(path.join("secret")).expect("removed");
+        missing(Some("secret"));
+        assert!(!path.join("secret").exists());
     }
 
     #[test]

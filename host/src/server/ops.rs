@@ -1,5 +1,6 @@
 //! Health and metrics, on the control listener and without a key.
 
+use crate::db::Db;
 use crate::lifecycle::{Activator, Functions};
 use crate::metering::Journal;
 use crate::telemetry::metrics::{Metrics, Readings};
@@ -21,6 +22,9 @@ pub struct Ops {
     pub functions: Arc<Functions>,
     pub runtime: Arc<Runtime>,
     pub journal: Journal,
+    pub db: Db,
+    /// The first task that ended although the host does not stop.
+    pub ended: watch::Receiver<Option<&'static str>>,
     /// `true` once the host drains.
     pub stopping: watch::Receiver<bool>,
 }
@@ -35,13 +39,24 @@ pub fn router(ops: Ops) -> Router {
 }
 
 async fn ready(State(ops): State<Ops>) -> impl IntoResponse {
+    match not_ready(&ops) {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        None => (StatusCode::OK, "ready\n".to_owned()),
+    }
+}
+
+fn not_ready(ops: &Ops) -> Option<String> {
+    if let Some(task) = *ops.ended.borrow() {
+        return Some(format!("{task} has ended; the host ends, too"));
+    }
     if *ops.stopping.borrow() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+        return Some("draining".to_owned());
     }
     if !ops.journal.is_healthy() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "usage records cannot be written\n");
+        return Some("usage records cannot be written".to_owned());
     }
-    (StatusCode::OK, "ready\n")
+    // Its reason is for the log: this needs no key.
+    ops.db.write_failure().map(|_| "the database cannot be written".to_owned())
 }
 
 async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use vesta_core::vital::Vital;
 use vesta_core::{FunctionName, InvocationId, TenantName};
 
 /// Entries that wait for the writer.
@@ -113,12 +114,16 @@ pub struct LogStore {
 }
 
 impl LogStore {
-    /// Starts the writer; it ends with the store.
-    pub fn open(db: Db) -> Arc<Self> {
+    /// Starts the writer, which holds `vital`; it ends with the store.
+    pub fn open(db: Db, vital: Vital) -> Arc<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let (followers, _) = broadcast::channel(FOLLOW_MAX);
         let shares = Arc::<Shares>::default();
-        tokio::spawn(write_all(db.clone(), waiting, shares.clone(), followers.clone()));
+        let writer = write_all(db.clone(), waiting, shares.clone(), followers.clone());
+        tokio::spawn(async move {
+            let _vital = vital;
+            writer.await;
+        });
         Arc::new(Self { db, queue, shares, followers, dropped: AtomicU64::new(0) })
     }
 
@@ -449,7 +454,7 @@ mod tests {
     #[tokio::test]
     async fn entries_come_back_in_order_and_reach_followers_once_written() {
         let dir = tempfile::tempdir().expect("dir");
-        let logs = LogStore::open(testing::db(&dir).await);
+        let logs = LogStore::open(testing::db(&dir).await, Vital::unwatched());
         let mut follower = logs.subscribe();
         for n in 0..1_000 {
             logs.append(entry(n, if n < 990 { "a" } else { "b" }));
@@ -479,7 +484,7 @@ mod tests {
     async fn a_writer_that_falls_behind_drops_and_counts_and_holds_nobody_up() {
         let dir = tempfile::tempdir().expect("dir");
         let db = testing::db(&dir).await;
-        let logs = LogStore::open(db.clone());
+        let logs = LogStore::open(db.clone(), Vital::unwatched());
         let turn = db.write().await.expect("write");
         let sent = OF_FUNCTION_MAX + BATCH_MAX + 100;
         for n in 0..sent {
@@ -509,7 +514,7 @@ mod tests {
     async fn a_tenant_with_many_functions_leaves_room_in_the_queue_and_each_log_tells_of_its_loss() {
         let dir = tempfile::tempdir().expect("dir");
         let db = testing::db(&dir).await;
-        let logs = LogStore::open(db.clone());
+        let logs = LogStore::open(db.clone(), Vital::unwatched());
         let turn = db.write().await.expect("write");
         let functions: Vec<String> = (0..17).map(|n| format!("f{n}")).collect();
         for n in 0..OF_FUNCTION_MAX as i64 {

@@ -1,16 +1,20 @@
 //! Who calls, and what they may: tenants and their API keys.
 //!
-//! Everything is in memory after [`Tenancy::open`] and written through to the database, so that identifying a caller
-//! costs one look-up and one HMAC.
+//! Everything is in memory after [`Tenancy::open`], so that identifying a caller costs one look-up and one HMAC. Memory follows the
+//! database ([`crate::db::changes`]).
 
 mod key;
 mod store;
 
+use crate::db::changes::{self, Changing, Follower, Seen, Since};
 use crate::db::{Db, DbError};
 use dashmap::DashMap;
 use key::{KeyHash, Pepper};
+use sqlx::SqliteConnection;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
-use tokio::sync::Mutex;
+use store::KeyRow;
 use vesta_core::TenantName;
 use vesta_core::clock::Clock;
 use vesta_core::id::IdError;
@@ -152,38 +156,47 @@ pub struct Tenancy {
     pepper: Pepper,
     tenants: DashMap<TenantName, i64>,
     keys: DashMap<String, Key>,
-    /// Held while tenants or keys change, so that the bounds hold and memory follows the database in order.
-    changes: Mutex<()>,
+    seen: Seen,
+}
+
+/// What was read of the tenants and keys that changed. `None` stands for one that is gone or revoked.
+#[derive(Default)]
+pub struct News {
+    tenants: HashMap<TenantName, Option<i64>>,
+    keys: HashMap<String, Option<Key>>,
+    /// These are all there are.
+    whole: bool,
 }
 
 impl Tenancy {
     /// Loads every tenant and every key in force. The pepper is the secret of this data directory.
     pub async fn open(db: Db, pepper: [u8; 32]) -> Result<Arc<Self>, TenancyError> {
-        let tenants = store::tenants(&db).await?.into_iter().map(|t| (t.name, t.created_unix_ms)).collect();
-        let keys = store::keys_in_force(&db).await?;
-        let keys = keys.into_iter().map(|row| {
-            let identity = Identity { role: row.role, tenant: row.tenant, key_prefix: row.prefix.clone() };
-            let key =
-                Key { identity: Arc::new(identity), hash: row.hash, created_unix_ms: row.created_unix_ms };
-            (row.prefix, key)
-        });
-        let keys = keys.collect();
-        Ok(Arc::new(Self { db, pepper: Pepper::new(&pepper), tenants, keys, changes: Mutex::new(()) }))
+        let seen = Seen::newest(&db).await?;
+        let (tenants, keys) = (DashMap::new(), DashMap::new());
+        let this = Arc::new(Self { db, pepper: Pepper::new(&pepper), tenants, keys, seen });
+        let mut connection = this.db.pool().acquire().await?;
+        this.apply(this.read(&mut connection, Since::Everything).await?);
+        Ok(this)
     }
 
-    /// On a data directory without any key: makes the operator's, the tenant [`DEFAULT_TENANT`] and its key.
-    pub async fn bootstrap(&self, clock: &dyn Clock) -> Result<Option<FirstKeys>, TenancyError> {
-        let _turn = self.changes.lock().await;
-        if store::any_key(&self.db).await? {
-            return Ok(None);
-        }
-        let default: TenantName = DEFAULT_TENANT.parse()?;
-        if !self.tenants.contains_key(&default) {
-            self.insert_tenant(default.clone(), unix_ms(clock)).await?;
-        }
-        let tenant = self.insert_key(Some(default), unix_ms(clock)).await?;
-        let operator = self.insert_key(None, unix_ms(clock)).await?;
-        Ok(Some(FirstKeys { operator: operator.key, tenant: tenant.key }))
+    /// On a data directory without any key: makes the operator's, the tenant [`DEFAULT_TENANT`] and its key, all or none.
+    pub async fn bootstrap(self: &Arc<Self>, clock: &dyn Clock) -> Result<Option<FirstKeys>, TenancyError> {
+        let (this, now) = (self.clone(), unix_ms(clock));
+        let change = async move {
+            let mut changing = changes::begin(&*this).await?;
+            if store::any_key(changing.write.reading()).await? {
+                return Ok(None);
+            }
+            let default: TenantName = DEFAULT_TENANT.parse()?;
+            if !this.tenants.contains_key(&default) {
+                this.insert_tenant(&mut changing, &default, now).await?;
+            }
+            let tenant = this.insert_key(&mut changing, Some(&default), now).await?;
+            let operator = this.insert_key(&mut changing, None, now).await?;
+            changes::commit(&*this, changing).await?;
+            Ok(Some(FirstKeys { operator: operator.key, tenant: tenant.key }))
+        };
+        self.db.to_the_end(change).await
     }
 
     /// Who sent this `Authorization` header; `None` where there is none.
@@ -211,22 +224,27 @@ impl Tenancy {
         self.tenants.len() > 1
     }
 
-    /// Makes a tenant and its first key.
+    /// Makes a tenant and its first key, both or neither.
     pub async fn create_tenant(
-        &self,
+        self: &Arc<Self>,
         name: TenantName,
         clock: &dyn Clock,
     ) -> Result<(TenantInfo, NewKey), TenancyError> {
-        let _turn = self.changes.lock().await;
-        if self.tenants.contains_key(&name) {
-            return Err(TenancyError::TenantExists(name));
-        }
-        if self.tenants.len() >= TENANTS_MAX {
-            return Err(TenancyError::TooManyTenants);
-        }
-        let info = self.insert_tenant(name.clone(), unix_ms(clock)).await?;
-        let key = self.insert_key(Some(name), unix_ms(clock)).await?;
-        Ok((info, key))
+        let (this, now) = (self.clone(), unix_ms(clock));
+        let change = async move {
+            let mut changing = changes::begin(&*this).await?;
+            if this.tenants.contains_key(&name) {
+                return Err(TenancyError::TenantExists(name));
+            }
+            if this.tenants.len() >= TENANTS_MAX {
+                return Err(TenancyError::TooManyTenants);
+            }
+            this.insert_tenant(&mut changing, &name, now).await?;
+            let key = this.insert_key(&mut changing, Some(&name), now).await?;
+            changes::commit(&*this, changing).await?;
+            Ok((TenantInfo { name, created_unix_ms: now }, key))
+        };
+        self.db.to_the_end(change).await
     }
 
     /// All tenants, by name.
@@ -242,20 +260,26 @@ impl Tenancy {
 
     /// Makes a key: of a tenant, or of an operator with `None`.
     pub async fn create_key(
-        &self,
+        self: &Arc<Self>,
         tenant: Option<TenantName>,
         clock: &dyn Clock,
     ) -> Result<NewKey, TenancyError> {
-        let _turn = self.changes.lock().await;
-        if let Some(name) = &tenant
-            && !self.tenants.contains_key(name)
-        {
-            return Err(TenancyError::NoTenant(name.to_string()));
-        }
-        if self.list_keys(tenant.as_ref()).len() >= KEYS_MAX {
-            return Err(TenancyError::TooManyKeys);
-        }
-        self.insert_key(tenant, unix_ms(clock)).await
+        let (this, now) = (self.clone(), unix_ms(clock));
+        let change = async move {
+            let mut changing = changes::begin(&*this).await?;
+            if let Some(name) = &tenant
+                && !this.tenants.contains_key(name)
+            {
+                return Err(TenancyError::NoTenant(name.to_string()));
+            }
+            if this.list_keys(tenant.as_ref()).len() >= KEYS_MAX {
+                return Err(TenancyError::TooManyKeys);
+            }
+            let key = this.insert_key(&mut changing, tenant.as_ref(), now).await?;
+            changes::commit(&*this, changing).await?;
+            Ok(key)
+        };
+        self.db.to_the_end(change).await
     }
 
     /// Keys in force of a tenant, or the operators' with `None`; oldest first.
@@ -275,39 +299,126 @@ impl Tenancy {
 
     /// Ends a key of a tenant, or of an operator with `None`. It is refused from this moment on.
     pub async fn revoke_key(
-        &self,
+        self: &Arc<Self>,
         tenant: Option<&TenantName>,
         prefix: &str,
         clock: &dyn Clock,
     ) -> Result<(), TenancyError> {
-        let _turn = self.changes.lock().await;
-        let keys = self.list_keys(tenant);
-        if !keys.iter().any(|k| k.prefix == prefix) {
-            return Err(TenancyError::NoKey(prefix.chars().take(80).collect()));
-        }
-        if tenant.is_none() && keys.len() == 1 {
-            return Err(TenancyError::LastOperatorKey);
-        }
-        store::revoke(&self.db, prefix, unix_ms(clock)).await?;
-        self.keys.remove(prefix);
-        Ok(())
+        let (this, now) = (self.clone(), unix_ms(clock));
+        let (tenant, prefix) = (tenant.cloned(), prefix.to_owned());
+        let change = async move {
+            let mut changing = changes::begin(&*this).await?;
+            let keys = this.list_keys(tenant.as_ref());
+            if !keys.iter().any(|k| k.prefix == prefix) {
+                return Err(TenancyError::NoKey(prefix.chars().take(80).collect()));
+            }
+            if tenant.is_none() && keys.len() == 1 {
+                return Err(TenancyError::LastOperatorKey);
+            }
+            store::revoke(&mut changing.write, &prefix, now).await?;
+            changes::note(&mut changing.write, KEY, "", &prefix, now).await?;
+            Ok(changes::commit(&*this, changing).await?)
+        };
+        self.db.to_the_end(change).await
     }
 
-    async fn insert_tenant(&self, name: TenantName, now: i64) -> Result<TenantInfo, TenancyError> {
-        store::insert_tenant(&self.db, &name, now).await?;
-        self.tenants.insert(name.clone(), now);
-        Ok(TenantInfo { name, created_unix_ms: now })
+    async fn insert_tenant(
+        &self,
+        changing: &mut Changing<'_>,
+        name: &TenantName,
+        now: i64,
+    ) -> Result<(), TenancyError> {
+        store::insert_tenant(&mut changing.write, name, now).await?;
+        Ok(changes::note(&mut changing.write, TENANT, "", name.as_str(), now).await?)
     }
 
-    async fn insert_key(&self, tenant: Option<TenantName>, now: i64) -> Result<NewKey, TenancyError> {
+    async fn insert_key(
+        &self,
+        changing: &mut Changing<'_>,
+        tenant: Option<&TenantName>,
+        now: i64,
+    ) -> Result<NewKey, TenancyError> {
         let (prefix, secret) = key::generate();
         let role = if tenant.is_some() { Role::Tenant } else { Role::Operator };
         let hash = self.pepper.hash(&secret);
-        store::insert_key(&self.db, &prefix, &hash, role, tenant.as_ref(), now).await?;
-        let identity = Arc::new(Identity { role, tenant, key_prefix: prefix.clone() });
-        self.keys.insert(prefix.clone(), Key { identity, hash, created_unix_ms: now });
+        store::insert_key(&mut changing.write, &prefix, &hash, role, tenant, now).await?;
+        changes::note(&mut changing.write, KEY, "", &prefix, now).await?;
         let key = key::join(&prefix, &secret);
         Ok(NewKey { prefix, key })
+    }
+}
+
+/// Kinds of changes.
+const TENANT: &str = "tenant";
+const KEY: &str = "key";
+
+impl Follower for Tenancy {
+    type News = News;
+    const KINDS: &'static [&'static str] = &[TENANT, KEY];
+
+    fn db(&self) -> &Db {
+        &self.db
+    }
+
+    fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    async fn read(&self, connection: &mut SqliteConnection, since: Since) -> Result<News, DbError> {
+        let mut news = News::default();
+        let Since::These(changes) = since else {
+            news.whole = true;
+            let tenants = store::tenants(connection).await?;
+            news.tenants = tenants.into_iter().map(|t| (t.name, Some(t.created_unix_ms))).collect();
+            let keys = store::keys_in_force(connection).await?;
+            news.keys = keys.into_iter().map(|row| (row.prefix.clone(), Some(Key::from(row)))).collect();
+            return Ok(news);
+        };
+        for change in changes {
+            if change.kind == KEY {
+                let key = store::key_in_force(connection, &change.name).await?;
+                news.keys.insert(change.name, key.map(Key::from));
+            } else if let Ok(name) = change.name.parse() {
+                let tenant = store::tenant_named(connection, &change.name).await?;
+                news.tenants.insert(name, tenant.map(|t| t.created_unix_ms));
+            }
+        }
+        Ok(news)
+    }
+
+    fn apply(&self, news: News) {
+        // Keys that are revoked go before anything else, and new tenants come before their keys.
+        take(&self.keys, news.whole, news.keys.iter().map(|(prefix, key)| (prefix, key.is_some())));
+        take(&self.tenants, news.whole, news.tenants.iter().map(|(name, made)| (name, made.is_some())));
+        for (name, created_unix_ms) in news.tenants {
+            created_unix_ms.map(|made| self.tenants.insert(name, made));
+        }
+        for (prefix, key) in news.keys {
+            key.map(|key| self.keys.insert(prefix, key));
+        }
+    }
+}
+
+/// Removes from memory what is gone: of what changed, or, where all that is there was read, whatever else is in memory.
+fn take<'a, K: Eq + Hash + 'a, V>(
+    memory: &DashMap<K, V>,
+    whole: bool,
+    changed: impl Iterator<Item = (&'a K, bool)>,
+) {
+    let (there, gone): (Vec<_>, Vec<_>) = changed.partition(|(_, is_there)| *is_there);
+    for (key, _) in gone {
+        memory.remove(key);
+    }
+    if whole {
+        let there: HashSet<&K> = there.into_iter().map(|(key, _)| key).collect();
+        memory.retain(|key, _| there.contains(key));
+    }
+}
+
+impl From<KeyRow> for Key {
+    fn from(row: KeyRow) -> Self {
+        let identity = Identity { role: row.role, tenant: row.tenant, key_prefix: row.prefix };
+        Key { identity: Arc::new(identity), hash: row.hash, created_unix_ms: row.created_unix_ms }
     }
 }
 
@@ -401,5 +512,87 @@ mod tests {
             assert_eq!(tenancy.list_keys(Some(&acme)).len(), 1);
             assert!(tenancy.tenant_exists("acme") && !tenancy.tenant_exists("nobody"));
         }
+    }
+
+    #[tokio::test]
+    async fn memory_follows_what_another_host_changed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let clock = SystemClock::start();
+        let (here, there) = (opened(&dir).await, opened(&dir).await);
+        let first = here.bootstrap(&clock).await.expect("bootstrap").expect("keys");
+        assert!(there.identify(Some(&bearer(&first.operator))).is_err());
+        changes::follow(&*there).await.expect("followed");
+        assert!(there.identify(Some(&bearer(&first.operator))).is_ok());
+
+        // A change is checked against what the other host did, though nobody followed it.
+        let acme: TenantName = "acme".parse().expect("name");
+        let (_, key) = here.create_tenant(acme.clone(), &clock).await.expect("tenant");
+        let twice = there.create_tenant(acme.clone(), &clock).await;
+        assert!(matches!(twice, Err(TenancyError::TenantExists(_))), "{twice:?}");
+        assert!(there.identify(Some(&bearer(&key.key))).is_ok());
+        there.revoke_key(Some(&acme), &key.prefix, &clock).await.expect("revoked");
+        changes::follow(&*here).await.expect("followed");
+        assert_eq!(here.identify(Some(&bearer(&key.key))), Err(IdentifyError::Unknown));
+    }
+
+    #[tokio::test]
+    async fn who_is_far_behind_reads_everything_again() {
+        let dir = tempfile::tempdir().expect("dir");
+        let clock = SystemClock::start();
+        let (here, there) = (opened(&dir).await, opened(&dir).await);
+        here.bootstrap(&clock).await.expect("bootstrap");
+        changes::follow(&*there).await.expect("followed");
+        let default: TenantName = DEFAULT_TENANT.parse().expect("name");
+        let old = there.list_keys(Some(&default)).remove(0).prefix;
+        here.revoke_key(Some(&default), &old, &clock).await.expect("revoked");
+        let (_, new) = here.create_tenant("acme".parse().expect("name"), &clock).await.expect("tenant");
+        // As if more changes had come than are kept.
+        let mut write = here.db.write().await.expect("write");
+        let sql = "DELETE FROM changes WHERE seq < (SELECT MAX(seq) FROM changes)";
+        sqlx::query(sql).execute(&mut *write).await.expect("delete");
+        write.commit().await.expect("commit");
+        changes::follow(&*there).await.expect("followed");
+        assert!(there.list_keys(Some(&default)).is_empty());
+        assert!(there.tenant_exists("acme") && there.identify(Some(&bearer(&new.key))).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_row_that_cannot_be_read_costs_itself() {
+        let dir = tempfile::tempdir().expect("dir");
+        let clock = SystemClock::start();
+        let tenancy = opened(&dir).await;
+        let first = tenancy.bootstrap(&clock).await.expect("bootstrap").expect("keys");
+        let (_, damaged) =
+            tenancy.create_tenant("acme".parse().expect("name"), &clock).await.expect("tenant");
+        let mut write = tenancy.db.write().await.expect("write");
+        for sql in [
+            "INSERT INTO tenants (name, created_unix_ms) VALUES ('No Name', 0), ('no-time', 'yesterday')",
+            "UPDATE api_keys SET hash = x'00' WHERE tenant = 'acme'",
+        ] {
+            sqlx::query(sql).execute(&mut *write).await.expect("statement");
+        }
+        write.commit().await.expect("commit");
+        let tenancy = opened(&dir).await;
+        assert!(tenancy.identify(Some(&bearer(&first.operator))).is_ok());
+        assert_eq!(tenancy.identify(Some(&bearer(&damaged.key))), Err(IdentifyError::Unknown));
+        let names: Vec<_> = tenancy.list_tenants().into_iter().map(|t| t.name.to_string()).collect();
+        assert_eq!(names, ["acme", "default"]);
+    }
+
+    #[tokio::test]
+    async fn a_header_that_was_changed_at_random_opens_nothing() {
+        let dir = tempfile::tempdir().expect("dir");
+        let tenancy = opened(&dir).await;
+        let first = tenancy.bootstrap(&SystemClock::start()).await.expect("bootstrap").expect("keys");
+        let sound = format!("Bearer {}", first.tenant);
+        crate::mutate::each(&[sound.as_bytes(), b"Bearer vk__", b"Basic dmVzdGE6eA=="], |bytes| {
+            let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+            is_our_key(&value);
+            if let Ok(Some(identity)) = tenancy.identify(Some(&value)) {
+                // Only the scheme's case and the white space around it may differ.
+                let text = value.to_str().expect("text");
+                assert!(text.contains(&first.tenant), "{text:?} is {identity:?}");
+            }
+        });
     }
 }

@@ -4,6 +4,9 @@ pub(crate) mod build;
 mod confine;
 mod digits;
 mod hostile;
+#[path = "../../../../../tests/support/mutate.rs"]
+mod mutate;
+mod mutated;
 mod refusals;
 mod runs;
 mod weights;

@@ -145,9 +145,9 @@ impl Lane {
         let mut views = Vec::with_capacity(inputs.len());
         for place in inputs {
             let data: &[u8] = match &self.memory {
-                // SAFETY: the host leaves the lane's memory alone until this run is answered.
                 #[allow(unsafe_code)]
                 Some(memory) => {
+                    // SAFETY: the host leaves the lane's memory alone until this run is answered.
                     unsafe { memory.slice(place.offset, place.bytes) }.ok_or_else(|| no_input(place))?
                 }
                 None if place.bytes == 0 => &[],

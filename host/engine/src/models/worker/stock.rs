@@ -9,6 +9,7 @@ use std::io;
 use std::mem::take;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use vesta_core::vital::Vital;
 
 /// Spares in stock.
 const SPARES: usize = 2;
@@ -60,11 +61,13 @@ impl Shared {
 }
 
 impl Stock {
-    pub fn open(program: Program) -> io::Result<Stock> {
+    /// `vital` is held by the thread that fills the stock.
+    pub fn open(program: Program, vital: Vital) -> io::Result<Stock> {
         let shared =
             Arc::new(Shared { program, state: Mutex::new(State::default()), changed: Condvar::new() });
         let filled = shared.clone();
         std::thread::Builder::new().name("vesta-spares".into()).spawn(move || {
+            let _vital = vital;
             cpu::register_thread("spares");
             fill(&filled);
             cpu::unregister_thread();
