@@ -111,8 +111,8 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let memory_bytes = config.memory.of(machine::memory_bytes());
     tracing::info!(bytes = memory_bytes, "memory budget");
     let several_tenants: SeveralTenants = {
-        let tenancy = tenancy.clone();
-        Arc::new(move || tenancy.has_several_tenants())
+        let registry = registry.clone();
+        Arc::new(move || registry.has_several_owners())
     };
     let functions =
         Functions::new(memory_bytes, Arc::new(IndexPolicy), clock.clone(), several_tenants.clone());
@@ -382,7 +382,7 @@ impl Served for ControlService {
     async fn serve(&self, request: http::Request<Received>) -> http::Response<axum::body::Body> {
         use tower_service::Service;
         let mut router = self.0.clone();
-        match router.call(request.map(control::InTime::new)).await {
+        match router.call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         }

@@ -27,6 +27,8 @@ const FINISHED_MAX: usize = 64;
 
 /// Packages in one file that are received at once.
 const ARCHIVES_MAX: usize = 4;
+/// Preparations of one tenant at once, where it is alone.
+const TURNS: usize = 2;
 /// What an archive may have beside its blobs: manifest, headers, padding.
 const ARCHIVE_OVERHEAD: u64 = 2 << 20;
 
@@ -205,7 +207,7 @@ pub struct Deployments {
     limits: DeployLimits,
     all: DashMap<String, Deployment>,
     archives: Arc<Semaphore>,
-    /// Whose turn it is among a tenant's deployments: they are prepared one at a time, beside those of others.
+    /// Whose turn it is among a tenant's deployments: one's do not take all of what prepares.
     turns: DashMap<TenantName, Arc<Semaphore>>,
     /// Held while a deployment begins and while blobs are collected: no blob goes that a deployment counts on.
     gate: Mutex<()>,
@@ -432,8 +434,11 @@ impl Deployments {
         manifest: Arc<PackageManifest>,
         alias: Option<AliasName>,
     ) -> Result<u32, PrepareError> {
-        let turn = self.turns.entry(tenant.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone();
-        let _turn = turn.acquire().await;
+        let turn =
+            self.turns.entry(tenant.clone()).or_insert_with(|| Arc::new(Semaphore::new(TURNS))).clone();
+        // Where there are several tenants, each has one preparation at a time.
+        let turns = if self.registry.has_several_owners() { TURNS } else { 1 };
+        let _turn = turn.acquire_many(turns as u32).await;
         let path = self.artifacts.blob_path(&manifest.component.digest);
         self.step(&id, "compile".into(), self.prepare.component(&manifest, &path)).await?;
         let mut models = Vec::with_capacity(manifest.models.len());

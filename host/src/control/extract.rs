@@ -1,6 +1,6 @@
 //! Reading a request: who calls, for which tenant, its parameters and its JSON body.
 
-use super::in_time::TooSlow;
+use super::in_time::{InTime, TooSlow};
 use super::{ControlState, Problem};
 use crate::tenancy::{DEFAULT_TENANT, Identity, Role};
 use axum::body::Bytes;
@@ -111,6 +111,7 @@ pub struct Body<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<ControlState> for Body<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, state: &ControlState) -> Result<Self, Problem> {
+        let request = request.map(|body| axum::body::Body::new(InTime::new(body)));
         let bytes = Bytes::from_request(request, state).await.map_err(|e| match e.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 let detail = format!("a JSON body may have {JSON_BYTES_MAX} bytes");

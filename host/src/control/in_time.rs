@@ -1,4 +1,4 @@
-//! Bodies of control requests have to come: slowly, but steadily.
+//! JSON bodies of control requests have to come: slowly, but steadily. Uploads have a bound of their own.
 
 use axum::BoxError;
 use bytes::Bytes;

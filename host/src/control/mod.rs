@@ -17,7 +17,6 @@ mod time;
 mod usage;
 mod whoami;
 
-pub use in_time::InTime;
 pub use problem::Problem;
 
 use crate::artifact::deploy::Deployments;

@@ -4,16 +4,17 @@ use super::answer::{Answer, Received};
 use super::guard::{Guard, HEAD_TIMEOUT, Running};
 use super::listener::{Door, Refused, Served};
 use super::shares::Place;
-use super::watched::Watched;
+use super::watched::watched;
 use crate::tenancy;
-use http::{Request, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::Watcher;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,8 +29,10 @@ const HEADERS_MAX: usize = 128;
 const STREAMS_MAX: u32 = 256;
 /// Streams that a client may reset before they were answered; past it the connection ends (rapid reset).
 const RESETS_MAX: usize = 64;
-/// Bytes of an answer over HTTP/2 that are taken from its guest before the client reads them, beside one piece.
-const SEND_BYTES_MAX: usize = 64 << 10;
+/// Bytes of an answer over HTTP/2 that h2 takes before the client reads them, beside one piece.
+const SEND_BYTES_MAX: usize = 32 << 10;
+/// A connection that is ended while nothing runs has this long to say so.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Serves a connection until it ends, or the host has waited for its client long enough.
 pub async fn serve<S: Served>(
@@ -37,7 +40,6 @@ pub async fn serve<S: Served>(
     address: SocketAddr,
     guard: Arc<Guard>,
     door: Arc<Door<S>>,
-    watcher: Watcher,
     mut stop: watch::Receiver<bool>,
 ) {
     match &door.tls {
@@ -50,7 +52,7 @@ pub async fn serve<S: Served>(
                 () = guard.expired() => return,
             };
             let Ok(Ok(http2)) = looked else { return };
-            exchange(stream, http2, address, guard, door, watcher).await;
+            exchange(stream, http2, address, guard, door, stop).await;
         }
         Some(tls) => {
             let shaken = tokio::select! {
@@ -59,7 +61,7 @@ pub async fn serve<S: Served>(
             };
             let Ok(Ok(stream)) = shaken else { return };
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            exchange(stream, http2, address, guard, door, watcher).await;
+            exchange(stream, http2, address, guard, door, stop).await;
         }
     }
 }
@@ -70,12 +72,12 @@ async fn exchange<S: Served>(
     address: SocketAddr,
     guard: Arc<Guard>,
     door: Arc<Door<S>>,
-    watcher: Watcher,
+    mut stop: watch::Receiver<bool>,
 ) {
     if http2 {
         guard.speaks_http2();
     }
-    let io = TokioIo::new(Watched::new(io, guard.clone()));
+    let (io, presence) = watched(io, guard.clone());
     let asked = guard.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let door = door.clone();
@@ -84,12 +86,32 @@ async fn exchange<S: Served>(
         let request = request.map(|body| Received::new(body, &asked));
         async move { Ok::<_, Infallible>(answer(&door, running, address, request).await) }
     });
-    let connection = watcher.watch(builder(http2).serve_connection(io, service).into_owned());
-    tokio::select! {
-        result = connection => if let Err(error) = result {
-            tracing::debug!(%error, "a connection ended with an error");
-        },
-        () = guard.expired() => tracing::debug!(%address, "a connection was ended: its client was waited for"),
+    let builder = builder(http2);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut stopped = false;
+    loop {
+        tokio::select! {
+            // The client is looked for after the connection has seen whether it asks for something.
+            biased;
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "a connection ended with an error");
+                }
+                return;
+            }
+            () = poll_fn(|cx| presence.poll_gone(cx)) => return,
+            () = guard.expired() => break,
+            _ = stop.wait_for(|stop| *stop), if !stopped => {
+                stopped = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+    tracing::debug!(%address, "a connection is ended: its client was waited for, or its place is wanted");
+    if http2 {
+        // It says which requests it has seen, where the client still listens.
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(GOODBYE, connection).await;
     }
 }
 
@@ -113,13 +135,17 @@ async fn answer<S: Served>(
         door.refusals.note(door.name, response.status(), response.extensions(), address, key);
     }
     let place = response.extensions_mut().remove::<Arc<Place>>();
+    running.guard().holds_head(head_of(response.headers()) as u64, &door.memory);
     response.map(|body| Answer::new(body, running, place, door.memory.clone()))
 }
 
 /// The size of a request's head, about: hyper bounds what of it comes in more than one piece.
 fn head_bytes(request: &Request<Received>) -> usize {
-    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    headers.sum::<usize>() + request.uri().path_and_query().map_or(0, |path| path.as_str().len())
+    head_of(request.headers()) + request.uri().path_and_query().map_or(0, |path| path.as_str().len())
+}
+
+fn head_of(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// Whether a client without TLS begins with the preface of HTTP/2. Looked at here, under a time-out: hyper-util would
@@ -151,6 +177,8 @@ fn builder(http2: bool) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         // The guard sees to it: it tells the time before a request from that for its head.
         .header_read_timeout(None)
+        // A client that has gone is seen by its [`Presence`].
+        .half_close(true)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     builder

@@ -5,23 +5,29 @@
 //! here, and so are the bytes of the connection ([`super::watched`]).
 
 use futures_util::task::AtomicWaker;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use vesta_core::memory::{Kind, Memory, Taken};
 
 /// A client has this long to send its request's head, to finish a TLS handshake, and to ask for something at all.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that has closed its own side, and has the head of its answer, may have gone away as well: it is waited
 /// for this long after the last byte that it took.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
-/// A client that takes nothing of an answer that is ready is waited for this long.
-const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A client that takes nothing of an answer that is ready is waited for this long. Linux says that a socket takes more
+/// once a third of its buffer is free, which may be a megabyte: a client that reads a few kilobytes a second is slow,
+/// and not gone.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// How often a connection is looked at, at least.
 const LOOK: Duration = Duration::from_secs(5);
-/// Most bytes of answers that a client may leave unread before its further requests are refused.
-const UNREAD_BYTES_MAX: u64 = 4 << 20;
+/// Most bytes of answers that a client may leave unread before its further requests are refused: what all of its
+/// streams together may hold if none is read, and a little.
+const UNREAD_BYTES_MAX: u64 = 34 << 20;
+/// Heads of answers up to this size, in bytes, are not counted: a connection has few enough of them.
+const HEAD_COUNTED_MIN: u64 = 4 << 10;
 /// Stands for a moment that has not come.
 const NEVER: u64 = u64::MAX;
 
@@ -34,6 +40,10 @@ pub struct Guard {
     running: AtomicU32,
     /// Requests whose bodies have not come as a whole.
     arriving: AtomicU32,
+    /// Whether bytes of an answer may wait in hyper.
+    unflushed: AtomicBool,
+    /// Whether there was a request.
+    has_asked: AtomicBool,
     /// When the last request ended.
     quiet_since: AtomicU64,
     /// When the first byte after that came.
@@ -48,6 +58,8 @@ pub struct Guard {
     answering: AtomicBool,
     /// Bytes of answers that the client has not read.
     unread: AtomicU64,
+    /// Those of them that are large heads.
+    heads: Mutex<Vec<Taken>>,
     /// When the client last read some of them, or the first of them came.
     unread_since: AtomicU64,
     /// The reader, while the end of the client's side is kept from it.
@@ -65,6 +77,8 @@ impl Guard {
             http2: AtomicBool::new(false),
             running: AtomicU32::new(0),
             arriving: AtomicU32::new(0),
+            unflushed: AtomicBool::new(false),
+            has_asked: AtomicBool::new(false),
             quiet_since: AtomicU64::new(0),
             // The first request has to come as soon as a head has to be complete.
             head_since: AtomicU64::new(0),
@@ -73,6 +87,7 @@ impl Guard {
             wrote: AtomicU64::new(0),
             answering: AtomicBool::new(false),
             unread: AtomicU64::new(0),
+            heads: Mutex::default(),
             unread_since: AtomicU64::new(0),
             reader: AtomicWaker::new(),
             unwanted: AtomicBool::new(false),
@@ -88,14 +103,19 @@ impl Guard {
         self.begun.elapsed().as_millis() as u64
     }
 
-    /// Since when the client has had no request under way, in milliseconds since `since`; `None` while one is.
+    /// Whether a request is under way, or its answer is.
+    fn is_busy(&self) -> bool {
+        self.running.load(SeqCst) > 0 || self.unflushed.load(SeqCst) || self.unread.load(SeqCst) > 0
+    }
+
+    /// Since when the client has asked for nothing, in milliseconds since `since`; `None` while it has.
     pub fn quiet_since(&self, since: Instant) -> Option<u64> {
         let quiet = self.quiet_since.load(SeqCst);
         let quiet = self.begun.saturating_duration_since(since).as_millis() as u64 + quiet;
-        (self.running.load(SeqCst) == 0 && !self.unwanted.load(SeqCst)).then_some(quiet)
+        (!self.is_busy() && !self.unwanted.load(SeqCst)).then_some(quiet)
     }
 
-    /// Ends the connection: its place is wanted.
+    /// Ends the connection, if it has asked for nothing meanwhile: its place is wanted.
     pub fn end(&self) {
         self.unwanted.store(true, SeqCst);
         self.changed.notify_one();
@@ -111,7 +131,7 @@ impl Guard {
         loop {
             let changed = self.changed.notified();
             let (now, deadline) = (self.now(), self.deadline());
-            if deadline <= now || self.unwanted.load(SeqCst) {
+            if deadline <= now || (self.unwanted.swap(false, SeqCst) && !self.is_busy()) {
                 return;
             }
             let pause = Duration::from_millis(deadline - now).min(LOOK).min(self.keep_alive);
@@ -127,7 +147,7 @@ impl Guard {
         if self.unread.load(SeqCst) > 0 {
             deadline = deadline.min(after(&self.unread_since, UNREAD_TIMEOUT));
         }
-        if self.running.load(SeqCst) == 0 {
+        if !self.is_busy() {
             let is_quiet = self.head_since.load(SeqCst) == NEVER;
             let asked = if is_quiet {
                 after(&self.quiet_since, self.keep_alive)
@@ -146,23 +166,27 @@ impl Guard {
     /// Some bytes came.
     pub fn has_read(&self) {
         // HTTP/2 also has pings and settings.
-        if self.running.load(SeqCst) == 0 && !self.http2.load(SeqCst) {
+        if !self.http2.load(SeqCst) && !self.is_busy() {
             let _ = self.head_since.compare_exchange(NEVER, self.now(), SeqCst, SeqCst);
         }
     }
 
-    /// The client closed its own side. `reader` is woken once the last request has ended.
-    pub fn half_closed(&self, reader: &Waker) {
-        if self.half_closed_since.compare_exchange(NEVER, self.now(), SeqCst, SeqCst).is_ok() {
-            self.changed.notify_one();
-        }
-        self.reader.register(reader);
+    /// The client closed its own side.
+    pub fn half_closed(&self) {
+        self.half_closed_since.store(self.now(), SeqCst);
+        self.changed.notify_one();
     }
 
-    /// Whether hyper must not hear yet that the client closed its own side: it would end the request.
-    pub fn hides_end(&self) -> bool {
-        let is_asked = self.running.load(SeqCst) > 0 && self.arriving.load(SeqCst) == 0;
-        is_asked && !self.http2.load(SeqCst)
+    /// Whether a request is there as a whole, over HTTP/1, and its answer is not.
+    pub fn only_answers(&self) -> bool {
+        !self.http2.load(SeqCst) && self.running.load(SeqCst) > 0 && self.arriving.load(SeqCst) == 0
+    }
+
+    /// Whether hyper must not hear yet that the client closed its own side. `reader` is woken once it may.
+    pub fn hides_end(&self, reader: &Waker) -> bool {
+        self.reader.register(reader);
+        self.only_answers()
+            || (self.unflushed.load(SeqCst) && !self.http2.load(SeqCst) && self.arriving.load(SeqCst) == 0)
     }
 
     /// Whether a request is under way of whose answer no byte was sent, nor of one before it that is left.
@@ -181,6 +205,47 @@ impl Guard {
             self.stuck_since.store(NEVER, SeqCst);
         }
     }
+
+    /// Nothing of an answer waits in hyper.
+    pub fn has_flushed(&self) {
+        if self.unread.load(SeqCst) > 0 {
+            let sent: u64 = std::mem::take(&mut *self.heads()).iter().map(Taken::bytes).sum();
+            self.unread.fetch_sub(sent, SeqCst);
+        }
+        if self.running.load(SeqCst) == 0 && self.unflushed.swap(false, SeqCst) {
+            self.is_quiet();
+            self.reader.wake();
+        }
+    }
+
+    /// Counts the head of an answer, of so many bytes, until the connection has sent it.
+    pub fn holds_head(&self, bytes: u64, memory: &Arc<Memory>) {
+        if bytes > HEAD_COUNTED_MIN {
+            self.add_unread(bytes);
+            self.heads().push(memory.hold(Kind::Buffers, bytes));
+        }
+    }
+
+    fn add_unread(&self, bytes: u64) {
+        // Before they are added: whoever sees the bytes sees the moment.
+        if self.unread.load(SeqCst) == 0 {
+            self.unread_since.store(self.now(), SeqCst);
+        }
+        self.unread.fetch_add(bytes, SeqCst);
+    }
+
+    fn heads(&self) -> MutexGuard<'_, Vec<Taken>> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the connection is quiet, unless it has not asked for anything yet.
+    fn is_quiet(&self) {
+        if !self.has_asked.load(SeqCst) {
+            return;
+        }
+        self.quiet_since.store(self.now(), SeqCst);
+        self.head_since.store(NEVER, SeqCst);
+    }
 }
 
 /// A request under way: from its head to the end of its answer.
@@ -190,6 +255,8 @@ impl Running {
     pub fn begin(guard: &Arc<Guard>) -> Running {
         guard.running.fetch_add(1, SeqCst);
         guard.answering.store(false, SeqCst);
+        guard.unflushed.store(true, SeqCst);
+        guard.has_asked.store(true, SeqCst);
         Running(guard.clone())
     }
 
@@ -200,12 +267,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let guard = &self.0;
-        guard.quiet_since.store(guard.now(), SeqCst);
-        guard.head_since.store(NEVER, SeqCst);
-        if guard.running.fetch_sub(1, SeqCst) == 1 {
-            guard.reader.wake();
-        }
+        self.0.is_quiet();
+        self.0.running.fetch_sub(1, SeqCst);
     }
 }
 
@@ -233,16 +296,18 @@ pub struct Unread {
 
 impl Unread {
     pub fn begin(guard: &Arc<Guard>, bytes: u64) -> Unread {
-        if guard.unread.fetch_add(bytes, SeqCst) == 0 {
-            guard.unread_since.store(guard.now(), SeqCst);
-        }
+        guard.add_unread(bytes);
         Unread { guard: guard.clone(), bytes }
     }
 }
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        self.guard.unread_since.store(self.guard.now(), SeqCst);
-        self.guard.unread.fetch_sub(self.bytes, SeqCst);
+        let guard = &self.guard;
+        guard.unread_since.store(guard.now(), SeqCst);
+        if guard.unread.load(SeqCst) == self.bytes {
+            guard.is_quiet();
+        }
+        guard.unread.fetch_sub(self.bytes, SeqCst);
     }
 }

@@ -7,7 +7,6 @@ use crate::telemetry::refusals::Refusals;
 use bytes::Bytes;
 use dashmap::DashMap;
 use http::{Request, Response, StatusCode};
-use hyper_util::server::graceful::GracefulShutdown;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use vesta_core::memory::Memory;
 
 /// How long a new connection waits for the place of one that was ended, before another one is.
@@ -34,7 +34,7 @@ pub trait Served: Clone + Send + Sync + 'static {
 /// Why a listener lets a request not through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("over 4 MiB of answers on this connection are unread: read them before asking for more")]
+    #[error("over 34 MiB of answers on this connection are unread: read them before asking for more")]
     Unread,
     #[error("the request's head is over 64 KiB")]
     Head,
@@ -87,7 +87,7 @@ pub struct Serving {
 pub async fn serve<S: Served>(mut serving: Serving, door: Door<S>) {
     let door = Arc::new(door);
     let open = Arc::new(Open::new(door.connections_max));
-    let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
@@ -111,18 +111,18 @@ pub async fn serve<S: Served>(mut serving: Serving, door: Door<S>) {
         let _ = stream.set_nodelay(true);
         let guard = Guard::new(door.keep_alive);
         let entry = open.enter(guard.clone(), place);
-        let (watcher, stop) = (graceful.watcher(), serving.stop.clone());
-        let (door, cut) = (door.clone(), cut.clone());
-        tokio::spawn(async move {
+        let (door, cut, stop) = (door.clone(), cut.clone(), serving.stop.clone());
+        connections.spawn(async move {
             tokio::select! {
-                () = connection::serve(stream, address, guard, door, watcher, stop) => {}
+                () = connection::serve(stream, address, guard, door, stop) => {}
                 () = cut.cancelled() => {}
             }
             drop(entry);
         });
     }
     drop(serving.listener);
-    if tokio::time::timeout(serving.grace, graceful.shutdown()).await.is_err() {
+    connections.close();
+    if tokio::time::timeout(serving.grace, connections.wait()).await.is_err() {
         tracing::warn!(
             seconds = serving.grace.as_secs(),
             "requests still run after the grace; they are cut off"

@@ -21,6 +21,8 @@ use vesta_engine::{Ended, Run};
 /// A body that ends within this many bytes is held until its guest has returned, so that its headers can say
 /// what it cost.
 const HELD_BYTES_MAX: usize = 64 << 10;
+/// Longest head of an answer, in bytes. A connection may have to hold one for each of its streams.
+const HEAD_BYTES_MAX: usize = 32 << 10;
 /// A body of undeclared length is a stream: from its first byte on it is held for this long at most.
 const HELD_TIME_MAX: Duration = Duration::from_millis(20);
 /// Stands for "no limit yet" while nothing of a body has come.
@@ -69,6 +71,10 @@ pub async fn respond(mut invoked: Invoked, client: Client) -> Response<Body> {
         Ok(head) => head,
         Err(ended) => return invoked.fail(ended).await,
     };
+    if head_bytes(&head.headers) > HEAD_BYTES_MAX {
+        let detail = format!("the head of the function's answer is over {HEAD_BYTES_MAX} bytes");
+        return invoked.fail(Ended { outcome: Outcome::GuestError, detail }).await;
+    }
     if !(200..=599).contains(&head.status.as_u16()) {
         let detail =
             format!("the function answered with status {}; an answer has 200 to 599", head.status.as_u16());
@@ -91,6 +97,10 @@ pub async fn respond(mut invoked: Invoked, client: Client) -> Response<Body> {
     } else {
         stream(invoked, head, begun.data.freeze(), client)
     }
+}
+
+fn head_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// Statuses whose answers have no body (RFC 9110, section 15).

@@ -9,13 +9,15 @@ use vesta_core::TenantName;
 /// Of the memory budget, the share that unread answers of one tenant's functions may hold before further requests
 /// are refused.
 const UNREAD_SHARE: u64 = 16;
+/// The same where there is one tenant.
+const UNREAD_SHARE_ALONE: u64 = 4;
 /// Least of it, in bytes.
 const UNREAD_BYTES_MIN: u64 = 16 << 20;
 
 /// The share of each tenant.
 pub struct Shares {
     requests_max: usize,
-    unread_bytes_max: u64,
+    memory: u64,
     several_tenants: SeveralTenants,
     all: DashMap<TenantName, Arc<Share>>,
 }
@@ -41,12 +43,7 @@ impl Shares {
     /// `requests` is the most that the host runs at once: where there are several tenants, one may have half as many
     /// under way. `memory` is the host's budget in bytes.
     pub fn new(requests: usize, memory: u64, several_tenants: SeveralTenants) -> Shares {
-        Shares {
-            several_tenants,
-            requests_max: (requests / 2).max(1),
-            unread_bytes_max: (memory / UNREAD_SHARE).max(UNREAD_BYTES_MIN),
-            all: DashMap::new(),
-        }
+        Shares { several_tenants, requests_max: (requests / 2).max(1), memory, all: DashMap::new() }
     }
 
     /// A place for a request to a function of the tenant.
@@ -54,8 +51,12 @@ impl Shares {
         let share = self.all.get(tenant).map(|share| share.clone());
         let share = share.unwrap_or_else(|| self.all.entry(tenant.clone()).or_default().clone());
         let bytes = share.unread.load(Relaxed);
-        if bytes > self.unread_bytes_max {
-            return Err(NoPlace::Unread { bytes, max: self.unread_bytes_max });
+        if bytes > UNREAD_BYTES_MIN {
+            let share = if (self.several_tenants)() { UNREAD_SHARE } else { UNREAD_SHARE_ALONE };
+            let max = (self.memory / share).max(UNREAD_BYTES_MIN);
+            if bytes > max {
+                return Err(NoPlace::Unread { bytes, max });
+            }
         }
         let place = Place(share);
         let others = place.0.requests.fetch_add(1, Relaxed);

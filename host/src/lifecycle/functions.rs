@@ -1,7 +1,7 @@
 //! The functions of this host with the memory that they share.
 
 use super::entry::Warm;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 use vesta_core::clock::{Clock, Instant};
@@ -11,11 +11,11 @@ use vesta_core::memory::{Grant, Kind, Memory, Short, Taken};
 use vesta_engine::{heap, processes};
 
 /// Least time between two times that the heap is let go of because memory is short.
-const LET_GO_PAUSE: Duration = Duration::from_millis(200);
+const LET_GO_PAUSE: Duration = Duration::from_secs(1);
 /// Where what is not counted is less than this part of the budget, letting go of the heap would free little.
 const LET_GO_SHARE: u64 = 32;
 
-/// Says whether this host has more than one tenant.
+/// Says whether more than one tenant has functions on this host.
 pub type SeveralTenants = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// The core's fleet with this host's clock.
@@ -65,13 +65,10 @@ impl Functions {
         if memory.uncounted() < memory.budget() / LET_GO_SHARE {
             return false;
         }
-        let asked = std::time::Instant::now();
-        let mut last = self.let_go.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = *last
-            && asked < at + LET_GO_PAUSE
-        {
-            // Another one did while this one waited for its turn.
-            return at > asked;
+        // Whoever comes while another one does it is refused: it does not wait on a worker's thread.
+        let Ok(mut last) = self.let_go.try_lock() else { return false };
+        if last.is_some_and(|at| at.elapsed() < LET_GO_PAUSE) {
+            return false;
         }
         heap::let_go();
         self.look_at_the_kernel();

@@ -204,6 +204,11 @@ impl Registry {
         self.passed_over.load(SeqCst) || damaged()
     }
 
+    /// Whether more than one tenant has functions.
+    pub fn has_several_owners(&self) -> bool {
+        self.tenants.iter().filter(|functions| !functions.is_empty()).nth(1).is_some()
+    }
+
     /// The blobs that versions refer to, with the tenants that own these versions.
     pub fn referenced(&self) -> HashSet<(TenantName, Digest)> {
         let mut all = HashSet::new();

@@ -134,7 +134,7 @@ impl LogStore {
         // Locked in this order everywhere.
         let mut share = shares.functions.entry((entry.tenant.clone(), entry.function.clone())).or_default();
         let mut of_tenant = shares.tenants.entry(entry.tenant.clone()).or_default();
-        let is_full = self.queue.capacity() <= QUEUE_MAX / 2;
+        let is_full = self.queue.capacity() < QUEUE_MAX / 2;
         let (most, most_of_tenant) = match is_full {
             true => (OF_FUNCTION_LEAST, OF_TENANT_LEAST),
             false => (OF_FUNCTION_MAX, OF_TENANT_MAX),

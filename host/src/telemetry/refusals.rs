@@ -8,8 +8,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Of each reason, one refusal in this time is logged, with the number of those that were not.
+/// Of each reason and function, one refusal in this time is logged, with the number of those that were not.
 const SAMPLE: Duration = Duration::from_secs(1);
+
+/// Most reasons and functions that are told apart; past it all begin anew.
+const TOLD_APART_MAX: usize = 1_024;
 
 /// Why a request was refused; travels with the answer, as an extension of it.
 #[derive(Debug, Clone)]
@@ -55,7 +58,8 @@ impl Refusals {
         let reason = extensions.get::<Reason>().unwrap_or(&unknown);
         let class = if status.is_client_error() { "4xx" } else { "5xx" };
         self.metrics.refused(listener, &reason.code, class);
-        let Some(passed_over) = self.is_sampled(&reason.code) else { return };
+        let told_by = format!("{} {}", reason.code, reason.function.as_deref().unwrap_or_default());
+        let Some(passed_over) = self.is_sampled(told_by) else { return };
         tracing::info!(
             target: "vesta::refusals", listener, reason = %reason.code, status = status.as_u16(),
             function = reason.function.as_deref(), from = %from, key = key().as_deref(), passed_over,
@@ -63,11 +67,11 @@ impl Refusals {
         );
     }
 
-    /// Whether a refusal for this reason is logged; if so, the number of those since the last one that were not.
-    fn is_sampled(&self, code: &str) -> Option<u64> {
+    /// Whether a refusal like this is logged; if so, the number of those since the last one that were not.
+    fn is_sampled(&self, told_by: String) -> Option<u64> {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        match logged.get_mut(code) {
+        match logged.get_mut(&told_by) {
             Some(last) if now < last.at + SAMPLE => {
                 last.passed_over += 1;
                 None
@@ -77,7 +81,10 @@ impl Refusals {
                 Some(std::mem::take(&mut last.passed_over))
             }
             None => {
-                logged.insert(code.to_owned(), Logged { at: now, passed_over: 0 });
+                if logged.len() >= TOLD_APART_MAX {
+                    logged.clear();
+                }
+                logged.insert(told_by, Logged { at: now, passed_over: 0 });
                 Some(0)
             }
         }

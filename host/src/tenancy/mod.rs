@@ -219,11 +219,6 @@ impl Tenancy {
         self.tenants.contains_key(name)
     }
 
-    /// Whether there is more than one tenant.
-    pub fn has_several_tenants(&self) -> bool {
-        self.tenants.len() > 1
-    }
-
     /// Makes a tenant and its first key, both or neither.
     pub async fn create_tenant(
         self: &Arc<Self>,

@@ -120,3 +120,58 @@ impl Drop for Share {
         self.runs(false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host of 100 bytes, of which one tenant may have so many.
+    struct Host(Arc<Memory>, u64);
+    impl Grant for Host {
+        fn memory(&self) -> &Arc<Memory> {
+            &self.0
+        }
+        fn grow(&self, taken: &mut Taken, more: u64) -> Result<(), Short> {
+            taken.grow(more)
+        }
+        fn of_tenant_max(&self) -> u64 {
+            self.1
+        }
+    }
+    struct NoneIdle;
+    impl EndIdle for NoneIdle {
+        fn end_oldest(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn running_instances_of_one_tenant_have_their_share_and_idle_ones_do_not_count() {
+        let host = Arc::new(Host(Memory::new(100), 60));
+        let memory = InstanceMemory::new(host.clone(), Arc::new(NoneIdle));
+        let (one, other): (TenantName, TenantName) =
+            ("one".parse().expect("name"), "other".parse().expect("name"));
+        let meter = Meter::default();
+        let share = |tenant: &TenantName| Share::of(&memory, Kind::Instances, tenant);
+        let (mut first, mut second) = (share(&one), share(&one));
+        first.grow(40, &meter).expect("within the share");
+        second.grow(20, &meter).expect("within the share");
+        assert!(!meter.host_memory_lacks());
+        let refused = second.grow(1, &meter).expect_err("over the share");
+        assert!(refused.to_string().contains("60 bytes"), "{refused}");
+        assert!(meter.host_memory_lacks());
+        let mut others = share(&other);
+        others.grow(40, &meter).expect("another tenant has its own");
+        assert_eq!(host.memory().taken(), 100);
+        // An idle one gives way to whoever needs it.
+        first.runs(false);
+        others.shrink(40);
+        second.grow(40, &meter).expect("the idle one does not count");
+        drop(first);
+        second.shrink(20);
+        drop(second);
+        drop(others);
+        assert_eq!(host.memory().taken(), 0);
+        assert_eq!(memory.of_tenant(&one).load(Relaxed), 0);
+    }
+}
