@@ -17,7 +17,7 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::TaskTracker;
 
 /// Connections, each with a thread of its own, all of them open for as long as the host runs: what they hold is held from the
@@ -27,6 +27,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pages that a connection keeps for itself, in KiB, negative as SQLite wants it. The kernel's page cache holds them for all; with SQLite's
 /// own 2,000 whoever reads far would add megabytes to the process for good.
 const CACHE_SIZE: &str = "-256";
+
+/// Changes under way at once whose clients may be gone. Others wait for a place, and leave with their client. More than the packages that are
+/// unpacked at once, each of which is one and waits for others.
+const CHANGES_MAX: usize = 64;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/db/migrations");
 
@@ -61,6 +65,7 @@ pub struct Db {
     writer: Arc<Mutex<()>>,
     health: Arc<health::Health>,
     changes: TaskTracker,
+    places: Arc<Semaphore>,
 }
 
 impl Db {
@@ -88,7 +93,8 @@ impl Db {
             open.push(pool.acquire().await?);
         }
         drop(open);
-        Ok(Db { pool, writer: Arc::default(), health: Arc::default(), changes: TaskTracker::new() })
+        let (changes, places) = (TaskTracker::new(), Arc::new(Semaphore::new(CHANGES_MAX)));
+        Ok(Db { pool, writer: Arc::default(), health: Arc::default(), changes, places })
     }
 
     /// For reading. Writes go through [`Db::write`].
@@ -103,7 +109,7 @@ impl Db {
     }
 
     /// Runs a change to its end in a task of its own, though whoever waits for it goes away: a client that hangs up
-    /// drops its request's future wherever that waits, and half a change would remain.
+    /// drops its request's future wherever that waits, and half a change would remain. At most [`CHANGES_MAX`] run at once.
     pub async fn to_the_end<T, E>(
         &self,
         change: impl Future<Output = Result<T, E>> + Send + 'static,
@@ -112,7 +118,11 @@ impl Db {
         T: Send + 'static,
         E: From<DbError> + Send + 'static,
     {
-        let task = self.changes.spawn(change);
+        let place = self.places.clone().acquire_owned().await;
+        let task = self.changes.spawn(async move {
+            let _place = place;
+            change.await
+        });
         task.await.unwrap_or_else(|e| Err(DbError::BrokeOff(e.to_string()).into()))
     }
 
