@@ -59,6 +59,8 @@ pub struct HostConfig {
     pub usage_retention_days: u32,
     /// Days that logs are kept.
     pub log_retention_days: u32,
+    /// Seconds between two passes that remove what is past its retention, and compare sums with records.
+    pub housekeeping_seconds: u64,
     /// Most bytes of one package.
     pub package_bytes_max: u64,
     /// Bounds of the child process that compiles components and checks models.
@@ -155,6 +157,7 @@ impl Default for HostConfig {
             durable: false,
             usage_retention_days: 400,
             log_retention_days: 7,
+            housekeeping_seconds: 600,
             package_bytes_max: 2 << 30,
             prepare: ChildLimits::default(),
             outbound_allow_networks: Vec::new(),
@@ -253,6 +256,7 @@ impl HostConfig {
         bound("start_seconds_max", self.start_seconds_max, 1, 3_600)?;
         bound("drain_seconds", self.drain_seconds, 0, 3_600)?;
         bound("usage_retention_days", self.usage_retention_days.into(), 1, 36_500)?;
+        bound("housekeeping_seconds", self.housekeeping_seconds, 1, 86_400)?;
         bound("log_retention_days", self.log_retention_days.into(), 1, 36_500)?;
         bound("package_bytes_max", self.package_bytes_max, 1 << 10, 1 << 42)?;
         bound("prepare.cpu_seconds", self.prepare.cpu_seconds, 1, 86_400)?;
@@ -329,6 +333,7 @@ mod tests {
             ("[prepare]\ncpu_seconds = 0", "prepare.cpu_seconds"),
             ("keep_alive_seconds = 0", "keep_alive_seconds"),
             ("model_depth_max = 0", "model_depth_max"),
+            ("housekeeping_seconds = 0", "housekeeping_seconds"),
             ("[prepare]\nsurprise = 0", "surprise"),
             ("package_bytes_max = 0", "package_bytes_max"),
             ("public_url = \"example.org\"", "public_url"),

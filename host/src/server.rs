@@ -19,7 +19,7 @@ use crate::ledger::Ledger;
 use crate::lifecycle::{
     Activator, EnginePreparer, Functions, Histories, Lifecycle, SeveralTenants, follow_registry, reap,
 };
-use crate::metering::{Journal, Post, PostError, run_poster};
+use crate::metering::{Journal, Post, PostError, Posted, Refusal, run_poster};
 use crate::registry::{Registry, RegistryEvent};
 use crate::telemetry::logs::LogStore;
 use crate::telemetry::metrics::Metrics;
@@ -40,17 +40,13 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use vesta_core::UsageRecord;
 use vesta_core::clock::{Clock, SystemClock};
 use vesta_core::keepalive::IndexPolicy;
 use vesta_core::memory::Grant;
 use vesta_core::price::Prices;
-use vesta_core::settlement::Settlement;
+use vesta_core::settlement::{Journaled, Settlement};
 use vesta_core::vital::Vitals;
 use vesta_engine::{ModelLimits, Runtime, RuntimeConfig, cpu, heap};
-
-/// How often old records and logs are removed, and blobs that nobody needs.
-const HOUSEKEEPING: Duration = Duration::from_secs(600);
 
 /// How long a host that has drained waits for work that no connection waits for, and for the ledger.
 const LAST_WORK: Duration = Duration::from_secs(10);
@@ -105,7 +101,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let settlement: Arc<Settlement> = Arc::default();
     let tenancy = Tenancy::open(db.clone(), data.key("api-keys")).await?;
     let registry = Registry::open(db.clone()).await?;
-    let ledger = Ledger::open(db.clone(), settlement.clone()).await?;
+    let ledger = Ledger::open(db.clone(), settlement.clone(), &prices, clock.clone()).await?;
     let logs = LogStore::open(db.clone(), tasks.hold("writer of logs"));
     let artifacts = Arc::new(Artifacts::open(&data.path, db.clone()).await?);
     let memory_bytes = config.memory.of(machine::memory_bytes());
@@ -134,8 +130,9 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         start_seconds_max: config.start_seconds_max,
     });
     let histories = Histories::open(activator.clone(), db.clone(), clock.clone()).await;
-    let vital = tasks.hold("writer of the journal");
-    let journal = Journal::open(&data.path.join("journal"), config.durable, settlement, vital)?;
+    let (posted, vital) = (ledger.progress().await?, tasks.hold("writer of the journal"));
+    let journal =
+        Journal::open(&data.path.join("journal"), config.durable, settlement.clone(), posted, vital)?;
     let mut poster = tasks
         .spawn("poster of usage records", run_poster(journal.clone(), Arc::new(LedgerPost(ledger.clone()))));
     let metrics: Arc<Metrics> = Arc::default();
@@ -176,6 +173,8 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         functions,
         runtime: engine,
         journal: journal.clone(),
+        ledger: ledger.clone(),
+        settlement,
         db: db.clone(),
         ended: tasks.ended(),
         stopping: stopping.clone(),
@@ -188,7 +187,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         logs: logs.clone(),
         states: activator.clone(),
         clock: clock.clone(),
-        currency: prices.currency.clone(),
+        currency: prices.currency,
         invoke_base_url: urls.invoke.clone(),
         drain: drain.clone(),
     });
@@ -341,7 +340,7 @@ async fn housekeeping(
 ) {
     let days = |n: u32| i64::from(n) * 24 * 3600 * 1_000_000_000;
     loop {
-        tokio::time::sleep(HOUSEKEEPING).await;
+        tokio::time::sleep(Duration::from_secs(config.housekeeping_seconds)).await;
         let now = clock.unix_ns();
         let told = |what: &str, result: Result<u64, String>| {
             if let Err(error) = result {
@@ -350,7 +349,7 @@ async fn housekeeping(
         };
         told(
             "usage records",
-            ledger.prune(now - days(config.usage_retention_days)).await.map_err(|e| e.to_string()),
+            ledger.housekeep(days(config.usage_retention_days)).await.map_err(|e| e.to_string()),
         );
         told("logs", logs.prune(now - days(config.log_retention_days)).await.map_err(|e| e.to_string()));
         told("changes", changes::prune(&db).await.map_err(|e| e.to_string()));
@@ -367,9 +366,14 @@ struct LedgerPost(Arc<Ledger>);
 impl Post for LedgerPost {
     fn post<'a>(
         &'a self,
-        records: &'a [UsageRecord],
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), PostError>> + Send + 'a>> {
-        Box::pin(async move { self.0.post(records).await.map_err(|e| PostError(e.to_string())) })
+        records: &'a [Journaled],
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Posted, PostError>> + Send + 'a>> {
+        Box::pin(async move {
+            let posting = self.0.post(records).await.map_err(|e| PostError(e.to_string()))?;
+            let refused = posting.refused.into_iter();
+            let refused = refused.map(|(index, e)| Refusal { index, reason: e.to_string() }).collect();
+            Ok(Posted { done: posting.done, refused })
+        })
     }
 }
 

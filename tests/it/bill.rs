@@ -179,10 +179,8 @@ fn memory_of_tensors_and_of_models_is_on_the_record_and_on_the_bill() {
         let (own, models) =
             (held("peak_memory_bytes", "memory_ns"), held("model_memory_peak_bytes", "infer_ns"));
         byte_ns += own + models;
-        // A gigabyte-second is 10^18 byte-nanoseconds and costs 10^18 of 10^-18; what is below 10^9 of each
-        // is dropped.
-        let gb_s = |byte_ns: i128| byte_ns / 1_000_000_000 * 1_000_000_000;
-        assert_eq!(reply.cost(), gb_s(own) + gb_s(models), "{record}");
+        // A gigabyte-second is 10^18 byte-nanoseconds and costs 10^18 of 10^-18: nothing is to be rounded.
+        assert_eq!(reply.cost(), own + models, "{record}");
         record
     };
     let small = number(&billed("/ok"), "peak_memory_bytes");

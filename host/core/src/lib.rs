@@ -13,6 +13,7 @@ pub mod memory;
 pub mod money;
 pub mod outcome;
 pub mod price;
+pub mod retention;
 pub mod sample;
 pub mod settlement;
 pub mod slots;
@@ -20,6 +21,7 @@ pub mod usage;
 pub mod vital;
 
 pub use id::{Digest, FunctionName, InvocationId, TenantName};
-pub use money::Charge;
+pub use money::{Charge, Currency};
 pub use outcome::Outcome;
+pub use price::PlanId;
 pub use usage::UsageRecord;

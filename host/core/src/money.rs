@@ -1,6 +1,6 @@
-//! Money as exact integers of 10^-18 of the currency's unit.
+//! Money as exact integers of 10^-18 of the currency's unit, and currencies.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
@@ -96,9 +96,73 @@ impl Sum for Charge {
     }
 }
 
+/// An ISO 4217 code of a currency: three capital letters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Currency([u8; 3]);
+
+/// A text that is not a currency's code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not three capital letters (ISO 4217)")]
+pub struct CurrencyError(String);
+
+impl Currency {
+    /// `XXX`: no currency is stated. Records from before currencies were recorded have it until the ledger
+    /// knows better; no price plan may have it.
+    pub const UNSTATED: Currency = Currency(*b"XXX");
+
+    pub fn as_str(&self) -> &str {
+        // Capital letters only: always text.
+        std::str::from_utf8(&self.0).unwrap_or("XXX")
+    }
+}
+
+impl Default for Currency {
+    fn default() -> Self {
+        Currency::UNSTATED
+    }
+}
+impl FromStr for Currency {
+    type Err = CurrencyError;
+    fn from_str(s: &str) -> Result<Self, CurrencyError> {
+        let code: Option<[u8; 3]> = s.as_bytes().try_into().ok();
+        let code = code.filter(|code| code.iter().all(u8::is_ascii_uppercase));
+        code.map(Currency).ok_or_else(|| CurrencyError(s.chars().take(80).collect()))
+    }
+}
+impl TryFrom<String> for Currency {
+    type Error = CurrencyError;
+    fn try_from(s: String) -> Result<Self, CurrencyError> {
+        s.parse()
+    }
+}
+impl Serialize for Currency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+impl fmt::Debug for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_currency_is_three_capital_letters() {
+        assert_eq!("EUR".parse::<Currency>().map(|c| c.to_string()), Ok("EUR".into()));
+        for bad in ["", "EU", "EURO", "eur", "E1R", "€"] {
+            assert!(bad.parse::<Currency>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn amounts_are_written_exactly_and_read_back() {

@@ -1,14 +1,21 @@
 //! What a unit of each metered quantity costs, and the rating of a usage record.
 
-use crate::money::{Charge, MoneyError};
+use crate::money::{Charge, Currency, CurrencyError, MoneyError};
 use crate::usage::{Phases, Quantities};
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+/// How charges are computed from a plan, as the plan's text names it. A change of the formula or of the rounding takes
+/// another name, so that an old record is recomputed as it was computed.
+const RULE: &str = "vesta-price/1";
 
 /// A price plan as written in the configuration: decimal prices of one currency.
 ///
 /// CPU time is priced per second with at most 9 decimal places, so that a nanosecond costs a whole
-/// number of 10^-18 units. The memory price is per gigabyte (10^9 bytes) and second, and the part below
-/// 10^-18 of a unit is dropped, once for each record and line.
+/// number of 10^-18 units. The memory price is per gigabyte (10^9 bytes) and second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PricePlan {
@@ -59,14 +66,75 @@ pub enum PriceError {
     TooFine { field: &'static str },
     #[error("prices.{field}: at most 1000000 a unit")]
     TooDear { field: &'static str },
-    #[error("prices.currency: {0:?} is not three capital letters (ISO 4217)")]
-    Currency(String),
+    #[error("prices.currency: {0}")]
+    Currency(#[from] CurrencyError),
+    #[error("prices.currency: XXX stands for records without a currency; take another")]
+    NoCurrency,
+}
+
+/// The identity of a price plan: the first 12 hexadecimal digits of the SHA-256 of its text ([`Prices::text`]).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PlanId([u8; 12]);
+
+/// A text that is not the identity of a price plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the identity of a price plan: 12 hexadecimal digits in lower case")]
+pub struct PlanIdError(String);
+
+impl PlanId {
+    /// The identity of the plan with this text.
+    pub fn of(text: &str) -> PlanId {
+        let digest = crate::Digest::from_bytes(sha2::Sha256::digest(text.as_bytes()).into());
+        let mut id = [0; 12];
+        id.copy_from_slice(&digest.hex().as_bytes()[..12]);
+        PlanId(id)
+    }
+
+    pub fn as_str(&self) -> &str {
+        // Hexadecimal digits only: always text.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl FromStr for PlanId {
+    type Err = PlanIdError;
+    fn from_str(s: &str) -> Result<Self, PlanIdError> {
+        let id: Option<[u8; 12]> = s.as_bytes().try_into().ok();
+        let id = id.filter(|id| id.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+        id.map(PlanId).ok_or_else(|| PlanIdError(s.chars().take(80).collect()))
+    }
+}
+impl TryFrom<String> for PlanId {
+    type Error = PlanIdError;
+    fn try_from(s: String) -> Result<Self, PlanIdError> {
+        s.parse()
+    }
+}
+impl Serialize for PlanId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+impl fmt::Display for PlanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+impl fmt::Debug for PlanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A checked price plan, ready to rate records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prices {
-    pub currency: String,
+    pub currency: Currency,
+    pub id: PlanId,
+    /// The plan in its canonical form, as TOML: the rule, the currency, and each price without needless zeros. Plans
+    /// with the same prices have the same text.
+    pub text: String,
     guest_attos_ns: i128,
     inference_attos_ns: i128,
     cold_attos_ns: i128,
@@ -77,16 +145,40 @@ pub struct Prices {
 }
 
 const NANO: i128 = 1_000_000_000;
+const EXA: i128 = 1_000_000_000_000_000_000;
+/// The most that one line of a bill can say, in 10^-18 units. Limits and bounds of prices allow a millionth of it; the
+/// ledger refuses a record with such a charge.
+const LINE_ATTOS_MAX: i128 = 10i128.pow(37);
 
 impl PricePlan {
+    /// Every price with its field's name, in the order of the plan's text.
+    fn amounts(&self) -> [(&'static str, &str); 7] {
+        [
+            ("guest_cpu_second", &self.guest_cpu_second),
+            ("inference_cpu_second", &self.inference_cpu_second),
+            ("cold_start_cpu_second", &self.cold_start_cpu_second),
+            ("memory_gb_second", &self.memory_gb_second),
+            ("request", &self.request),
+            ("gb_in", &self.gb_in),
+            ("gb_out", &self.gb_out),
+        ]
+    }
+
     /// Checks every field.
     pub fn checked(&self) -> Result<Prices, PriceError> {
-        let ok = self.currency.len() == 3 && self.currency.bytes().all(|b| b.is_ascii_uppercase());
-        if !ok {
-            return Err(PriceError::Currency(self.currency.clone()));
+        let currency: Currency = self.currency.parse()?;
+        if currency == Currency::UNSTATED {
+            return Err(PriceError::NoCurrency);
+        }
+        let mut text = format!("rule = \"{RULE}\"\ncurrency = \"{currency}\"\n");
+        for (field, price) in self.amounts() {
+            let price = Charge::from_attos(amount(field, price)?).to_string();
+            text += &format!("{field} = \"{}\"\n", price.trim_end_matches('0').trim_end_matches('.'));
         }
         Ok(Prices {
-            currency: self.currency.clone(),
+            currency,
+            id: PlanId::of(&text),
+            text,
             guest_attos_ns: per_billionth("guest_cpu_second", &self.guest_cpu_second)?,
             inference_attos_ns: per_billionth("inference_cpu_second", &self.inference_cpu_second)?,
             cold_attos_ns: per_billionth("cold_start_cpu_second", &self.cold_start_cpu_second)?,
@@ -102,7 +194,7 @@ fn amount(field: &'static str, text: &str) -> Result<i128, PriceError> {
     let attos = text.parse::<Charge>().map_err(|source| PriceError::Amount { field, source })?.attos();
     match attos {
         a if a < 0 => Err(PriceError::Negative { field }),
-        a if a > 1_000_000 * 10i128.pow(18) => Err(PriceError::TooDear { field }),
+        a if a > 1_000_000 * EXA => Err(PriceError::TooDear { field }),
         a => Ok(a),
     }
 }
@@ -114,7 +206,10 @@ fn per_billionth(field: &'static str, text: &str) -> Result<i128, PriceError> {
     }
 }
 
-/// A bill's lines for one record, in the order in which they are shown.
+/// A bill's lines for one record. Their sum is the charge, exactly.
+///
+/// Each line is cut off at 10^-18 of the currency's unit. What was cut off of all lines together is in `rounding`: it
+/// takes the sum to the charge, which is the exact sum of all lines, rounded once, half to even.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lines {
     pub guest_cpu: Charge,
@@ -124,36 +219,83 @@ pub struct Lines {
     pub model_memory: Charge,
     pub request: Charge,
     pub bytes: Charge,
+    /// 0 to 2 of 10^-18.
+    pub rounding: Charge,
 }
 
 impl Lines {
     pub fn total(&self) -> Charge {
         let cpu = self.guest_cpu + self.inference_cpu + self.cold_start_cpu;
-        cpu + self.memory + self.model_memory + self.request + self.bytes
+        cpu + self.memory + self.model_memory + self.request + self.bytes + self.rounding
     }
+}
+
+/// An amount in whole 10^-18 units, and in parts of 10^-18 of one: 0 to 10^18 - 1.
+#[derive(Debug, Clone, Copy, Default)]
+struct Exact {
+    attos: i128,
+    parts: i128,
+}
+
+impl Exact {
+    /// What `count` costs, where 10^18 cost `price` (at most 10^24): both at least 0.
+    fn per_quintillion(count: i128, price: i128) -> Exact {
+        // In halves, so that no product passes 2^127: the rest is below 10^18, the cheap half too.
+        let (whole, rest) = (count / EXA, count % EXA);
+        let (dear, cheap) = (price / EXA, price % EXA);
+        let parts = rest * cheap;
+        let attos = whole.saturating_mul(price).saturating_add(rest * dear + parts / EXA);
+        Exact { attos, parts: parts % EXA }
+    }
+
+    /// The amount cut off at 10^-18.
+    fn cut(self) -> Charge {
+        Charge::from_attos(self.attos.min(LINE_ATTOS_MAX))
+    }
+}
+
+/// What takes a sum of amounts that were cut off to the nearest whole of 10^-18, half to even: `attos` is their sum, `parts` what
+/// was cut off of them.
+fn rounding(attos: i128, parts: i128) -> Charge {
+    let (whole, rest) = (parts / EXA, parts % EXA);
+    let up = match (rest * 2).cmp(&EXA) {
+        Ordering::Less => false,
+        Ordering::Greater => true,
+        Ordering::Equal => (attos + whole) % 2 != 0,
+    };
+    Charge::from_attos(whole + i128::from(up))
 }
 
 impl Prices {
     /// Prices the quantities of one invocation; of its phases the time of its models' runs counts.
     pub fn rate(&self, q: &Quantities, phases: &Phases) -> Lines {
-        let cpu = |ns: u64, attos_ns: i128| Charge::from_attos(i128::from(ns) * attos_ns);
-        // 1 GB-second is 10^9 bytes times 10^9 ns; split so that no product passes 2^127.
-        let memory = |byte_ns: i128| Charge::from_attos((byte_ns / NANO) * self.memory_attos_gb_s / NANO);
-        Lines {
-            guest_cpu: cpu(q.guest_cpu_ns, self.guest_attos_ns),
-            inference_cpu: cpu(q.inference_cpu_ns, self.inference_attos_ns),
-            cold_start_cpu: cpu(q.cold_start_cpu_ns, self.cold_attos_ns),
-            memory: memory(q.memory_byte_ns()),
-            model_memory: memory(q.model_memory_byte_ns(phases)),
+        // Whole prices of a billionth: nothing is cut off of them.
+        let whole = |n: u64, attos: i128| Charge::from_attos(i128::from(n) * attos);
+        // 10^9 bytes for 10^9 ns make a gigabyte-second.
+        let memory = Exact::per_quintillion(q.memory_byte_ns(), self.memory_attos_gb_s);
+        let model_memory = Exact::per_quintillion(q.model_memory_byte_ns(phases), self.memory_attos_gb_s);
+        let mut lines = Lines {
+            guest_cpu: whole(q.guest_cpu_ns, self.guest_attos_ns),
+            inference_cpu: whole(q.inference_cpu_ns, self.inference_attos_ns),
+            cold_start_cpu: whole(q.cold_start_cpu_ns, self.cold_attos_ns),
+            memory: memory.cut(),
+            model_memory: model_memory.cut(),
             request: Charge::from_attos(self.request_attos),
-            bytes: cpu(q.bytes_in, self.in_attos_byte) + cpu(q.bytes_out, self.out_attos_byte),
-        }
+            bytes: whole(q.bytes_in, self.in_attos_byte) + whole(q.bytes_out, self.out_attos_byte),
+            rounding: Charge::ZERO,
+        };
+        lines.rounding = rounding(lines.total().attos(), memory.parts + model_memory.parts);
+        lines
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use num_bigint::BigInt;
+    use num_rational::BigRational;
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
 
     #[test]
     fn a_second_of_cpu_costs_the_price_of_a_second() {
@@ -195,8 +337,142 @@ mod tests {
             ..Default::default()
         };
         let lines = prices.rate(&q, &Phases { infer_ns: ns, ..Default::default() });
+        // 2^36 bytes for 1,000 s are 68,719.476736 GB-s.
         assert_eq!(lines.model_memory, "68719476736".parse().expect("decimal"));
         assert_eq!(lines.total(), lines.memory + lines.model_memory);
+    }
+
+    #[test]
+    fn quantities_past_every_limit_do_not_overflow() {
+        let plan = PricePlan { memory_gb_second: "1000000".into(), ..PricePlan::default() };
+        let max = u64::MAX;
+        let q = Quantities {
+            guest_cpu_ns: max,
+            peak_memory_bytes: max,
+            model_memory_peak_bytes: max,
+            memory_ns: max,
+            bytes_in: max,
+            ..Default::default()
+        };
+        let lines = plan.checked().expect("valid").rate(&q, &Phases { infer_ns: max, ..Default::default() });
+        assert_eq!(lines.memory.attos(), LINE_ATTOS_MAX);
+        assert!(lines.total() > lines.memory);
+    }
+
+    /// `x` rounded to a whole number, half to even, by fractions of unbounded integers alone.
+    fn half_to_even(x: &BigRational) -> BigInt {
+        let (floor, half) = (x.floor().to_integer(), BigRational::new(1.into(), 2.into()));
+        let rest = x - BigRational::from(floor.clone());
+        let odd = &floor % 2 != BigInt::ZERO;
+        if rest > half || (rest == half && odd) { floor + 1 } else { floor }
+    }
+
+    /// The charge in 10^-18 of the currency's unit, computed anew from the plan's decimal texts.
+    fn by_fractions(plan: &PricePlan, q: &Quantities, p: &Phases) -> BigInt {
+        let price = |text: &str| {
+            let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+            let digits: BigInt = format!("{whole}{fraction}").parse().expect("digits");
+            BigRational::new(digits, BigInt::from(10).pow(u32::try_from(fraction.len()).expect("short")))
+        };
+        let n = |n: u64| BigRational::from(BigInt::from(n));
+        let (nano, exa) = (n(1_000_000_000), n(1_000_000_000_000_000_000));
+        let memory = n(q.peak_memory_bytes) * n(q.memory_ns) + n(q.model_memory_peak_bytes) * n(p.infer_ns);
+        let sum = price(&plan.guest_cpu_second) * n(q.guest_cpu_ns) / &nano
+            + price(&plan.inference_cpu_second) * n(q.inference_cpu_ns) / &nano
+            + price(&plan.cold_start_cpu_second) * n(q.cold_start_cpu_ns) / &nano
+            + price(&plan.memory_gb_second) * memory / &exa
+            + price(&plan.request)
+            + price(&plan.gb_in) * n(q.bytes_in) / &nano
+            + price(&plan.gb_out) * n(q.bytes_out) / &nano;
+        half_to_even(&(sum * exa))
+    }
+
+    #[test]
+    fn charges_are_the_exact_sum_rounded_once_by_independent_fractions() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut up_to = |max: u64| random.random_range(0..=max) >> random.random_range(0..64);
+        let (mut rounded_up, mut wrong) = (0, 0);
+        for n in 0..20_000 {
+            let mut decimal = |places: u32, max: u64| {
+                let parts = up_to(10u64.pow(places) - 1);
+                format!("{}.{parts:0places$}", up_to(max), places = places as usize)
+            };
+            let plan = PricePlan {
+                currency: "EUR".into(),
+                guest_cpu_second: decimal(9, 999_999),
+                inference_cpu_second: decimal(9, 999_999),
+                cold_start_cpu_second: decimal(9, 999_999),
+                memory_gb_second: decimal(18, 999_999),
+                request: decimal(18, 999_999),
+                gb_in: decimal(9, 999_999),
+                gb_out: decimal(9, 999_999),
+            };
+            // Every fourth record has products whose fractions end in ...5, so that ties are met, too.
+            let memory = if n % 4 == 0 { 5 * 10u64.pow(9) } else { up_to(64 << 30) };
+            let q = Quantities {
+                guest_cpu_ns: up_to(1_000_000_000_000),
+                inference_cpu_ns: up_to(1_000_000_000_000),
+                cold_start_cpu_ns: up_to(1_000_000_000_000),
+                peak_memory_bytes: memory,
+                model_memory_peak_bytes: up_to(64 << 30),
+                memory_ns: if n % 4 == 0 { 10u64.pow(8) * up_to(9_999) } else { up_to(1_000_000_000_000) },
+                bytes_in: up_to(1 << 40),
+                bytes_out: up_to(1 << 40),
+            };
+            let phases = Phases {
+                infer_ns: if n % 4 == 0 { 0 } else { up_to(1_000_000_000_000) },
+                ..Default::default()
+            };
+            let lines = plan.checked().expect("valid").rate(&q, &phases);
+            rounded_up += u32::from(lines.rounding > Charge::ZERO);
+            wrong += u32::from(BigInt::from(lines.total().attos()) != by_fractions(&plan, &q, &phases));
+        }
+        println!("20000 records, {rounded_up} rounded up, {wrong} differ from fractions");
+        assert_eq!(wrong, 0);
+        assert!(rounded_up > 1_000);
+    }
+
+    #[test]
+    fn a_half_goes_to_the_even_neighbour() {
+        let half = EXA / 2;
+        for (attos, parts, expected) in [
+            (4, half, 0),
+            (5, half, 1),
+            (4, half + 1, 1),
+            (5, half - 1, 0),
+            (4, EXA + half, 2),
+            (5, EXA + half, 1),
+            (4, 2 * EXA - 2, 2),
+        ] {
+            assert_eq!(rounding(attos, parts).attos(), expected, "{attos} and {parts}");
+        }
+    }
+
+    #[test]
+    fn plans_with_the_same_prices_have_the_same_identity_and_others_do_not() {
+        let plan = PricePlan::default().checked().expect("valid");
+        assert_eq!(
+            plan.text,
+            "rule = \"vesta-price/1\"\ncurrency = \"USD\"\nguest_cpu_second = \"0.00002\"\n\
+             inference_cpu_second = \"0.00002\"\ncold_start_cpu_second = \"0.00002\"\n\
+             memory_gb_second = \"0.0000025\"\nrequest = \"0\"\ngb_in = \"0\"\ngb_out = \"0\"\n"
+        );
+        assert_eq!(plan.id, PlanId::of(&plan.text));
+        assert_eq!(plan.id.to_string().parse(), Ok(plan.id));
+        let written =
+            PricePlan { guest_cpu_second: "0.000020".into(), request: "0.0".into(), ..PricePlan::default() };
+        assert_eq!(written.checked().expect("valid").id, plan.id);
+        for other in [
+            PricePlan { request: "0.1".into(), ..PricePlan::default() },
+            PricePlan { currency: "EUR".into(), ..PricePlan::default() },
+        ] {
+            assert_ne!(other.checked().expect("valid").id, plan.id);
+        }
+        for bad in ["", "0123456789a", "0123456789AB", "0123456789abc"] {
+            assert!(bad.parse::<PlanId>().is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -211,5 +487,6 @@ mod tests {
         assert!(plan(|p| p.request = "cheap".into()).contains("request"));
         assert!(plan(|p| p.memory_gb_second = "10000000".into()).contains("memory_gb_second"));
         assert!(plan(|p| p.currency = "usd".into()).contains("currency"));
+        assert!(plan(|p| p.currency = "XXX".into()).contains("currency"));
     }
 }

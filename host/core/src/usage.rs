@@ -1,6 +1,6 @@
 //! The usage record: what one invocation consumed, and what it was charged.
 
-use crate::{Charge, FunctionName, InvocationId, Outcome, TenantName};
+use crate::{Charge, Currency, FunctionName, InvocationId, Outcome, PlanId, TenantName};
 use serde::{Deserialize, Serialize};
 
 /// What is metered and priced.
@@ -37,12 +37,12 @@ impl Quantities {
 
     /// Memory of the instance, as long as it was held: bytes times nanoseconds.
     pub fn memory_byte_ns(&self) -> i128 {
-        i128::from(self.peak_memory_bytes) * i128::from(self.memory_ns)
+        i128::from(self.peak_memory_bytes).saturating_mul(self.memory_ns.into())
     }
 
     /// Memory of the models' runs, as long as they ran: bytes times nanoseconds.
     pub fn model_memory_byte_ns(&self, phases: &Phases) -> i128 {
-        i128::from(self.model_memory_peak_bytes) * i128::from(phases.infer_ns)
+        i128::from(self.model_memory_peak_bytes).saturating_mul(phases.infer_ns.into())
     }
 }
 
@@ -85,8 +85,15 @@ pub struct UsageRecord {
     pub quantities: Quantities,
     #[serde(flatten)]
     pub phases: Phases,
-    /// In the currency of the price plan in force when it was recorded.
+    /// In `currency`.
     pub charge: Charge,
+    /// The currency of the price plan in force when it was recorded.
+    // Records from before are without it and the next, in a journal that an older host has left.
+    #[serde(default)]
+    pub currency: Currency,
+    /// The price plan that the charge was computed by. `None`: recorded before plans had identities.
+    #[serde(default)]
+    pub price_plan: Option<PlanId>,
 }
 
 #[cfg(test)]
@@ -94,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_of_before_is_read_and_has_no_model_memory() {
+    fn a_record_of_before_is_read_and_has_no_model_memory_currency_or_plan() {
         let record = UsageRecord {
             id: InvocationId::new(1, 1),
             tenant: "acme".parse().expect("name"),
@@ -108,10 +115,18 @@ mod tests {
             quantities: Quantities { peak_memory_bytes: 7, ..Quantities::default() },
             phases: Phases::default(),
             charge: Charge::ZERO,
+            currency: "EUR".parse().expect("code"),
+            price_plan: Some("0123456789ab".parse().expect("id")),
         };
-        let mut line = serde_json::to_value(&record).expect("JSON");
-        let removed = line.as_object_mut().and_then(|fields| fields.remove("model_memory_peak_bytes"));
-        assert_eq!(removed, Some(0.into()));
+        let line = serde_json::to_value(&record).expect("JSON");
+        assert_eq!((&line["currency"], &line["price_plan"]), (&"EUR".into(), &"0123456789ab".into()));
         assert_eq!(serde_json::from_value::<UsageRecord>(line).expect("read"), record);
+        let mut line = serde_json::to_value(&record).expect("JSON");
+        let fields = line.as_object_mut().expect("an object");
+        for field in ["model_memory_peak_bytes", "currency", "price_plan"] {
+            assert!(fields.remove(field).is_some(), "{field}");
+        }
+        let old = UsageRecord { currency: Currency::UNSTATED, price_plan: None, ..record };
+        assert_eq!(serde_json::from_value::<UsageRecord>(line).expect("read"), old);
     }
 }

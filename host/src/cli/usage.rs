@@ -42,11 +42,34 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
     by.sort_by_key(|b| b.name() != "function");
     by.dedup();
     let names: Vec<&str> = by.iter().map(|b| b.name()).collect();
-    let answer = client.get(&query(args.from, args.to, &names))?;
+    let answer = whole(&client, &query(args.from, args.to, &names))?;
+    if answer["complete"] == false {
+        let as_of = answer["as_of"].as_str().map(super::api::short_time).unwrap_or_default();
+        output::note(format!(
+            "the host's ledger lags behind: invocations that ended after {as_of} may be missing"
+        ));
+    }
     match json {
         true => output::json(&answer),
         false => output::line(describe(&answer, &names)),
     }
+}
+
+/// All pages of an answer in one: the first with the rows of all.
+fn whole(client: &Client, path: &str) -> anyhow::Result<Value> {
+    let mut answer = client.get(path)?;
+    while let Some(next) = answer["next"].as_str() {
+        let mut page = client.get(&format!("{path}&cursor={next}"))?;
+        answer["next"] = page["next"].take();
+        let rows = page["rows"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        if let Some(all) = answer["rows"].as_array_mut() {
+            all.extend(rows);
+        }
+    }
+    if let Some(fields) = answer.as_object_mut() {
+        fields.remove("next");
+    }
+    Ok(answer)
 }
 
 /// The path of a usage query.
@@ -58,20 +81,40 @@ pub fn query(from: Option<Date>, to: Option<Date>, by: &[&str]) -> String {
     path
 }
 
-/// The answer as a table, with the total as its last row.
+/// The answer as a table, with the total of each currency as its last rows.
 pub fn describe(answer: &Value, by: &[&str]) -> String {
-    let currency = answer["currency"].as_str().unwrap_or_default();
-    let charge = format!(">CHARGE ({currency})");
+    let in_force = text(&answer["currency"]);
+    let totals: Vec<&Value> = answer["totals"].as_array().into_iter().flatten().collect();
+    // One currency stands in the header; more have a column of their own.
+    let several = totals.iter().any(|total| text(&total["currency"]) != in_force);
+    let charge = if several { ">CHARGE".into() } else { format!(">CHARGE ({in_force})") };
     let mut header: Vec<&str> = by.iter().map(|b| if *b == "day" { "DAY" } else { "FUNCTION" }).collect();
     header.extend([">CALLS", ">GUEST CPU", ">MODEL CPU", ">COLD CPU", ">GB-s", ">IN", ">OUT"]);
     header.push(&charge);
+    header.extend(several.then_some("CURRENCY"));
+    let cells = |row: &Value, first: Vec<String>| {
+        let mut cells = cells(row, first);
+        cells.extend(several.then(|| row["currency"].as_str().unwrap_or(&in_force).to_string()));
+        cells
+    };
     let rows = answer["rows"].as_array().into_iter().flatten();
     let mut table: Vec<Vec<String>> =
-        rows.map(|row| cells(row, by.iter().map(|b| text(&row[*b])).collect())).collect();
+        rows.map(|row| cells(row, by.iter().map(|b| name(row, b)).collect())).collect();
     let mut first = vec!["total".to_string()];
     first.resize(by.len().max(1), String::new());
-    table.push(cells(&answer["total"], first));
+    if several {
+        table.extend(totals.iter().map(|total| cells(total, first.clone())));
+    } else {
+        table.push(cells(&answer["total"], first));
+    }
     output::printable(&output::table(&header, table))
+}
+
+/// What a row is called; a month by its year and number.
+fn name(row: &Value, by: &str) -> String {
+    let name = text(&row[by]);
+    let month = by == "day" && row["period"] == "month";
+    if month { name.get(..7).unwrap_or(&name).to_string() } else { name }
 }
 
 fn cells(row: &Value, mut cells: Vec<String>) -> Vec<String> {
@@ -126,6 +169,28 @@ mod tests {
         ] {
             assert!(text.contains(wanted), "{wanted} in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_month_is_called_by_its_number() {
+        let row = |period: &str| serde_json::json!({ "day": "2024-02-01", "period": period });
+        assert_eq!(
+            (name(&row("month"), "day"), name(&row("day"), "day")),
+            ("2024-02".into(), "2024-02-01".into())
+        );
+    }
+
+    #[test]
+    fn several_currencies_have_a_column_and_a_total_each() {
+        let row = |currency: &str, charge: &str| serde_json::json!({"function": "f", "currency": currency, "charge": charge});
+        let (euros, dollars) = (row("EUR", "1.5"), row("USD", "2.5"));
+        let answer = serde_json::json!({"currency": "EUR", "rows": [euros, dollars], "total": euros, "totals": [euros, dollars]});
+        let text = describe(&answer, &["function"]);
+        for (wanted, times) in [("CURRENCY", 1), ("EUR", 2), ("USD", 2), ("1.5", 2), ("2.5", 2), ("total", 2)]
+        {
+            assert_eq!(text.matches(wanted).count(), times, "{wanted} in\n{text}");
+        }
+        assert!(!text.contains("CHARGE ("), "{text}");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What single invocations cost, and how long their phases took.
 
 use super::extract::{Params, Scope, Segments, invalid_query};
-use super::problem::Refusals;
+use super::problem::{Busy, Refusals};
 use super::{ControlState, Problem, time};
-use crate::ledger::LIST_MAX;
+use crate::ledger::{Answer, LIST_MAX};
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use vesta_core::{FunctionName, InvocationId, UsageRecord};
@@ -25,6 +26,34 @@ pub struct ListParams {
     /// 1 to 1000; 50 where it is left out.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
+    /// Only invocations before this one: `next` of the page before.
+    before: Option<String>,
+}
+
+/// How far an answer can be relied on.
+#[derive(Clone, Serialize, ToSchema)]
+pub struct Watermark {
+    /// Whether every invocation is in the answer whose response had ended when it was asked for. `false`: the ledger lags
+    /// behind, and later ones than `as_of` may be missing.
+    complete: bool,
+    /// Every invocation is in the answer whose response had ended by then.
+    as_of: String,
+}
+
+/// The same as headers.
+const COMPLETE: HeaderName = HeaderName::from_static("vesta-ledger-complete");
+const AS_OF: HeaderName = HeaderName::from_static("vesta-ledger-as-of");
+
+impl Watermark {
+    pub fn of<T>(answer: &Answer<T>) -> Self {
+        Self { complete: answer.complete, as_of: time::from_unix_ns(answer.as_of_unix_ns) }
+    }
+
+    /// The answer as JSON with its headers.
+    pub fn with(self, answer: impl Serialize) -> impl IntoResponse {
+        let complete = if self.complete { "true" } else { "false" };
+        ([(COMPLETE, complete.to_owned()), (AS_OF, self.as_of)], Json(answer))
+    }
 }
 
 /// A usage record: what one invocation used, how long its phases took, and what it was charged.
@@ -36,8 +65,6 @@ pub struct Invocation {
     started_at: String,
     /// All CPU time that is billed, in whole microseconds: as `Vesta-Billed-CPU-Us` said.
     billed_cpu_us: u64,
-    /// ISO 4217.
-    currency: String,
 }
 
 /// The fields of [`UsageRecord`], for the API's description.
@@ -81,19 +108,27 @@ struct Record {
     total_ns: u64,
     /// A decimal number with 18 places.
     charge: String,
+    /// Of `charge`: ISO 4217.
+    currency: String,
+    /// The price plan that `charge` was computed by; `null` for records from before plans were recorded.
+    price_plan: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct Invocations {
     invocations: Vec<Invocation>,
+    /// `before` of the next page, where there may be one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+    #[serde(flatten)]
+    watermark: Watermark,
 }
 
 impl Invocation {
-    fn new(record: UsageRecord, currency: &str) -> Self {
+    fn new(record: UsageRecord) -> Self {
         Self {
             started_at: time::from_unix_ns(record.started_unix_ns),
             billed_cpu_us: record.quantities.billed_cpu_ns() / 1_000,
-            currency: currency.to_owned(),
             record,
         }
     }
@@ -103,22 +138,30 @@ impl Invocation {
 #[utoipa::path(
     get, path = "/api/v1/invocations", tag = "usage",
     operation_id = "list_invocations", params(ListParams),
-    responses((status = 200, body = Invocations), Refusals)
+    responses((status = 200, body = Invocations), Refusals, Busy)
 )]
 pub async fn list(
     State(state): State<ControlState>,
     scope: Scope,
     Params(params): Params<ListParams>,
-) -> Result<Json<Invocations>, Problem> {
+) -> Result<Response, Problem> {
     let function = params.function.map(|f| f.parse::<FunctionName>()).transpose();
     let function = function.map_err(|e| invalid_query(&e.to_string()).with_field("function"))?;
+    let before = params.before.map(|id| id.parse::<InvocationId>()).transpose();
+    let before = before.map_err(|e| invalid_query(&format!("before: {e}")).with_field("before"))?;
     let limit = limit(params.limit, LIST_DEFAULT, LIST_MAX)?;
-    let records = state.ledger.list(&scope.tenant, function.as_ref(), limit).await?;
-    let invocations = records.into_iter().map(|r| Invocation::new(r, &state.currency)).collect();
-    Ok(Json(Invocations { invocations }))
+    let answer = state.ledger.list(&scope.tenant, function, before, limit).await?;
+    let watermark = Watermark::of(&answer);
+    let records = answer.found;
+    let next = records.last().filter(|_| records.len() == limit as usize).map(|last| last.id.to_string());
+    let invocations = records.into_iter().map(Invocation::new).collect();
+    let page = Invocations { invocations, next, watermark: watermark.clone() };
+    Ok(watermark.with(page).into_response())
 }
 
 /// What an invocation cost
+///
+/// Where the ledger lags behind and may lack the record, the answer is 503 and not 404.
 #[utoipa::path(
     get, path = "/api/v1/invocations/{id}", tag = "usage",
     operation_id = "get_invocation",
@@ -126,18 +169,28 @@ pub async fn list(
         ("id" = String, Path, description = "As `Vesta-Invocation-Id` said"),
         ("tenant" = Option<String>, Query, description = "The tenant to act on: for operators"),
     ),
-    responses((status = 200, body = Invocation), Refusals)
+    responses((status = 200, body = Invocation), Refusals, Busy)
 )]
 pub async fn get(
     State(state): State<ControlState>,
     scope: Scope,
     Segments(id): Segments<String>,
-) -> Result<Json<Invocation>, Problem> {
+) -> Result<Response, Problem> {
     let id: InvocationId = id.parse().map_err(|e| Problem::from(e).with_field("id"))?;
-    let record = state.ledger.find(id).await?.filter(|r| r.tenant == scope.tenant);
-    let detail = "there is no record of this invocation, or not any more";
-    let record = record.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no-such-invocation", detail))?;
-    Ok(Json(Invocation::new(record, &state.currency)))
+    let answer = state.ledger.find(&scope.tenant, id).await?;
+    let watermark = Watermark::of(&answer);
+    let missing = || match answer.complete {
+        true => {
+            let detail = "there is no record of this invocation, or not any more";
+            Problem::new(StatusCode::NOT_FOUND, "no-such-invocation", detail)
+        }
+        false => {
+            let detail = format!("the ledger has what had ended by {}; try again", watermark.as_of);
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ledger-lags", detail)
+        }
+    };
+    let record = answer.found.ok_or_else(missing)?;
+    Ok(watermark.with(Invocation::new(record)).into_response())
 }
 
 /// A limit within its bounds.

@@ -11,6 +11,7 @@ mod invocations;
 mod keys;
 mod logs;
 mod packages;
+mod price_plans;
 mod problem;
 mod tenants;
 mod time;
@@ -32,6 +33,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use vesta_core::Currency;
 use vesta_core::clock::Clock;
 use vesta_core::lifecycle::States;
 
@@ -45,8 +47,8 @@ pub struct ControlState {
     pub logs: Arc<LogStore>,
     pub states: Arc<dyn States>,
     pub clock: Arc<dyn Clock>,
-    /// ISO 4217 code of the price plan.
-    pub currency: String,
+    /// Of the price plan in force.
+    pub currency: Currency,
     /// Where invocations go, such as `http://127.0.0.1:7070`.
     pub invoke_base_url: String,
     /// Cancelled when the host drains: followers of logs are let go.
@@ -91,6 +93,7 @@ fn api() -> OpenApiRouter<ControlState> {
         .routes(routes!(aliases::set, aliases::remove))
         .routes(routes!(logs::read))
         .routes(routes!(usage::report))
+        .routes(routes!(price_plans::list))
         .routes(routes!(invocations::list))
         .routes(routes!(invocations::get))
         .routes(routes!(openapi_json))

@@ -75,7 +75,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if status == StatusCode::TOO_MANY_REQUESTS {
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
         }
         response
@@ -116,6 +116,24 @@ pub enum Refusals {
         description = "The host failed; nothing was changed"
     )]
     Internal(Problem),
+}
+
+/// Answers of operations that read many records.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "only its description is used")]
+pub enum Busy {
+    #[response(
+        status = 429,
+        content_type = "application/problem+json",
+        description = "Other reads of the tenant are under way, and it was not this one's turn within 3 s"
+    )]
+    TenantBusy(Problem),
+    #[response(
+        status = 503,
+        content_type = "application/problem+json",
+        description = "Other reads are under way, this one took too long, or the ledger lags behind"
+    )]
+    Busy(Problem),
 }
 
 /// Answers that operations which change something may give besides.
@@ -284,7 +302,12 @@ fn storage_full() -> Problem {
 
 impl From<LedgerError> for Problem {
     fn from(e: LedgerError) -> Self {
-        Problem::internal(&e)
+        match e {
+            LedgerError::TenantBusy(_) => Problem::new(S::TOO_MANY_REQUESTS, "too-many-reads", e),
+            LedgerError::Busy(_) => Problem::new(S::SERVICE_UNAVAILABLE, "reads-busy", e),
+            LedgerError::TooLong(_) => Problem::new(S::SERVICE_UNAVAILABLE, "read-too-long", e),
+            e => Problem::internal(&e),
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use tower::ServiceExt;
 use vesta_core::clock::SystemClock;
 use vesta_core::lifecycle::{Standing, State};
 use vesta_core::manifest::{ModelRef, PackageManifest};
-use vesta_core::settlement::Settlement;
+use vesta_core::price::PricePlan;
+use vesta_core::settlement::{Journaled, Position, Settlement};
 use vesta_core::usage::{Phases, Quantities};
 use vesta_core::{Charge, Digest, FunctionName, InvocationId, Outcome, TenantName, UsageRecord};
 
@@ -115,15 +116,18 @@ impl Api {
             clock.clone(),
             limits,
         );
+        let prices = PricePlan::default().checked().expect("valid");
         let state = ControlState {
             tenancy,
             registry,
             deployments: deployments.await.expect("deployments"),
-            ledger: Ledger::open(db.clone(), Arc::new(Settlement::default())).await.expect("ledger"),
+            ledger: Ledger::open(db.clone(), Arc::new(Settlement::default()), &prices, clock.clone())
+                .await
+                .expect("ledger"),
             logs: LogStore::open(db, vesta_core::vital::Vital::unwatched()),
             states: Arc::new(Parts),
             clock,
-            currency: "USD".into(),
+            currency: prices.currency,
             invoke_base_url: "http://127.0.0.1:7070".into(),
             drain: CancellationToken::new(),
         };
@@ -211,6 +215,8 @@ fn record(function: &str, n: u64) -> UsageRecord {
         quantities: Quantities { guest_cpu_ns: 1_234_567, ..Quantities::default() },
         phases: Phases::default(),
         charge: Charge::from_attos(3),
+        currency: "USD".parse().expect("code"),
+        price_plan: None,
     }
 }
 
@@ -238,7 +244,7 @@ async fn every_operation_needs_a_key_and_those_of_the_operator_need_its() {
             }
         }
     }
-    assert_eq!(ids.len(), 23);
+    assert_eq!(ids.len(), 24);
     let response = api.raw("", "GET", "/api/v1/whoami", "").await;
     assert_eq!(response.headers()["www-authenticate"], "Bearer");
     api.get("/api/v1/nothing").await.refused(404, "no-such-endpoint");
@@ -389,7 +395,10 @@ async fn a_package_in_one_file_is_deployed_and_an_unsound_one_leaves_nothing() {
 async fn usage_and_invocations_are_the_tenants_own_and_exact() {
     let api = Api::start().await;
     let records: Vec<_> = (0..3).map(|n| record("hello", n)).collect();
-    api.state.ledger.post(&records).await.expect("post");
+    let place = |n| Position { segment: 0, bytes: n };
+    let journaled: Vec<_> =
+        (1..).zip(&records).map(|(n, r)| Journaled { record: r.clone(), end: place(n) }).collect();
+    api.state.ledger.post(&journaled).await.expect("post");
     let usage = api.get("/api/v1/usage?from=2026-11-22&to=2026-11-22&by=function,day").await.expect(200);
     let row = &usage["rows"][0];
     assert_eq!((&row["function"], &row["day"]), (&json!("hello"), &json!("2026-11-22")));
@@ -398,6 +407,36 @@ async fn usage_and_invocations_are_the_tenants_own_and_exact() {
     assert_eq!(api.get("/api/v1/usage?to=2026-11-21").await.expect(200)["rows"], json!([]));
     let empty = api.send(&api.neighbour, "GET", "/api/v1/usage", "").await.expect(200);
     assert_eq!(empty["total"]["invocations"], 0);
+
+    assert_eq!((&usage["complete"], &usage["totals"][0]["currency"]), (&json!(true), &json!("USD")));
+    assert_eq!((&row["period"], &usage["next"]), (&json!("day"), &Value::Null));
+
+    // Pages: the cursor of one is where the next begins, and only the first has the totals.
+    let mut more = record("other", 9);
+    more.started_unix_ns += 86_400_000_000_000;
+    api.state.ledger.post(&[Journaled { record: more, end: place(9) }]).await.expect("post");
+    let (mut path, mut seen) = ("/api/v1/usage?by=day,function&limit=1".to_owned(), Vec::new());
+    loop {
+        let page = api.get(&path).await.expect(200);
+        assert_eq!(page["total"].is_null(), !seen.is_empty(), "{page}");
+        seen.extend(page["rows"].as_array().expect("rows").iter().map(|r| r["function"].clone()));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/api/v1/usage?by=day,function&limit=1&cursor={next}");
+    }
+    assert_eq!(seen, [json!("hello"), json!("other")]);
+    for query in ["limit=0", "limit=1001", "cursor=x", "by=function&cursor=1.day.hello.USD"] {
+        api.get(&format!("/api/v1/usage?{query}")).await.refused(400, "invalid-query");
+    }
+    let first = api.get("/api/v1/invocations?limit=3").await.expect(200);
+    let next = first["next"].as_str().expect("a page more");
+    let rest = api.get(&format!("/api/v1/invocations?limit=3&before={next}")).await.expect(200);
+    assert_eq!((rest["invocations"].as_array().map(Vec::len), &rest["next"]), (Some(1), &Value::Null));
+    api.get("/api/v1/invocations?before=x").await.refused(400, "invalid-query");
+    let plans = api.get("/api/v1/price-plans").await.expect(200);
+    assert!(
+        plans["price_plans"][0]["text"].as_str().expect("text").contains("currency = \"USD\""),
+        "{plans}"
+    );
 
     let path = format!("/api/v1/invocations/{}", records[0].id);
     let one = api.get(&path).await.expect(200);

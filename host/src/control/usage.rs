@@ -1,11 +1,12 @@
 //! What a tenant has used, and what it costs.
 
 use super::extract::{Params, Scope, invalid_query};
-use super::problem::Refusals;
+use super::invocations::{Watermark, limit};
+use super::problem::{Busy, Refusals};
 use super::{ControlState, Problem, time};
-use crate::ledger::{By, Day, Sums, UsageRow};
-use axum::Json;
+use crate::ledger::{By, Day, LIST_MAX, RowKey, Sums, UsageQuery, UsageRow};
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -18,28 +19,56 @@ pub struct UsageParams {
     tenant: Option<String>,
     /// First day, `YYYY-MM-DD` in UTC. Everything from the beginning where it is left out.
     from: Option<String>,
-    /// Last day, included. Everything up to now where it is left out.
+    /// Last day, included. Everything up to now where it is left out. A month counts on its first day.
     to: Option<String>,
     /// What rows are told apart by: `function`, `day` or `function,day`; `function` where it is left out.
     by: Option<String>,
+    /// `next` of the page before; the other parameters are the same.
+    cursor: Option<String>,
+    /// Most rows: 1 to 1000; 1000 where it is left out.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct Usage {
+    /// ISO 4217 code of the price plan in force.
+    currency: String,
+    /// By day, then by function, then by currency.
+    rows: Vec<Row>,
+    /// `cursor` of the next page, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+    /// The sum of the rows of all pages in the currency of the price plan in force. On the first page only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<Totals>,
+    /// The sum of the rows of all pages in each currency. On the first page only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    totals: Option<Vec<CurrencyTotals>>,
+    #[serde(flatten)]
+    watermark: Watermark,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct CurrencyTotals {
     /// ISO 4217.
     currency: String,
-    /// By day, then by function.
-    rows: Vec<Row>,
-    total: Totals,
+    #[serde(flatten)]
+    sums: Totals,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     function: Option<String>,
-    /// The day, in UTC, on which the invocations started.
+    /// The day, in UTC, on which the invocations started; of a month the first day.
     #[serde(skip_serializing_if = "Option::is_none")]
     day: Option<String>,
+    /// `day`, or `month`: days become months once all of their month is older than 400 days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    period: Option<&'static str>,
+    /// Of `charge`: the currency of the price plan that was in force at the time.
+    currency: String,
     #[serde(flatten)]
     sums: Totals,
 }
@@ -77,8 +106,10 @@ impl From<Sums> for Totals {
 impl From<UsageRow> for Row {
     fn from(row: UsageRow) -> Self {
         Self {
-            function: row.function.map(String::from),
-            day: row.day.map(time::from_day),
+            function: row.key.function.map(String::from),
+            day: row.key.day.map(|(day, _)| time::from_day(day)),
+            period: row.key.day.map(|(_, period)| period.as_str()),
+            currency: row.key.currency.to_string(),
             sums: row.sums.into(),
         }
     }
@@ -86,25 +117,49 @@ impl From<UsageRow> for Row {
 
 /// What a tenant has used
 ///
-/// Holds every invocation whose response has ended before the question.
+/// Holds every invocation whose response has ended before the question, or says since when it does not (`complete`,
+/// `as_of`).
 #[utoipa::path(
     get, path = "/api/v1/usage", tag = "usage",
     operation_id = "get_usage", params(UsageParams),
-    responses((status = 200, body = Usage), Refusals)
+    responses((status = 200, body = Usage), Refusals, Busy)
 )]
 pub async fn report(
     State(state): State<ControlState>,
     scope: Scope,
     Params(params): Params<UsageParams>,
-) -> Result<Json<Usage>, Problem> {
+) -> Result<Response, Problem> {
     let (from, to) = (day("from", params.from.as_deref())?, day("to", params.to.as_deref())?);
     let by = by(params.by.as_deref())?;
-    let usage = state.ledger.usage(&scope.tenant, from, to, by).await?;
-    Ok(Json(Usage {
-        currency: state.currency.clone(),
+    let after = params.cursor.as_deref().map(|cursor| {
+        let wrong = "cursor: not the `next` of a page with the same `by`";
+        RowKey::parse(cursor, by).ok_or_else(|| invalid_query(wrong).with_field("cursor"))
+    });
+    let query = UsageQuery {
+        from: from.unwrap_or(Day(i64::MIN)),
+        to: to.unwrap_or(Day(i64::MAX)),
+        by,
+        after: after.transpose()?,
+        limit: limit(params.limit, LIST_MAX, LIST_MAX)?,
+    };
+    let first = query.after.is_none();
+    let answer = state.ledger.usage(&scope.tenant, query).await?;
+    let watermark = Watermark::of(&answer);
+    let usage = answer.found;
+    let total = usage.totals.get(&state.currency).copied().unwrap_or_default();
+    let totals = usage
+        .totals
+        .iter()
+        .map(|(currency, sums)| CurrencyTotals { currency: currency.to_string(), sums: (*sums).into() });
+    let page = Usage {
+        currency: state.currency.to_string(),
+        next: usage.rows.last().filter(|_| usage.more).map(|row| row.key.to_string()),
+        total: first.then(|| total.into()),
+        totals: first.then(|| totals.collect()),
         rows: usage.rows.into_iter().map(Row::from).collect(),
-        total: usage.total.into(),
-    }))
+        watermark: watermark.clone(),
+    };
+    Ok(watermark.with(page).into_response())
 }
 
 fn day(field: &str, text: Option<&str>) -> Result<Option<Day>, Problem> {

@@ -132,6 +132,8 @@ impl Bill {
             quantities,
             phases,
             charge,
+            currency: self.ingress.prices.currency,
+            price_plan: Some(self.ingress.prices.id),
         }
     }
 

@@ -1,19 +1,24 @@
-//! Statements of this room.
+//! Statements that store and find records.
 
 use super::wide::Wide;
-use super::{Day, LedgerError, Sums};
+use super::{Day, LedgerError, Period, Sums};
 use crate::db::{Db, DbError, Write};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Arguments, AssertSqlSafe, Row};
+use sqlx::{Arguments, AssertSqlSafe, Row, SqliteConnection};
 use std::collections::HashMap;
 use std::sync::LazyLock;
+use vesta_core::price::Prices;
+use vesta_core::settlement::{Journaled, Position};
 use vesta_core::usage::{Phases, Quantities};
-use vesta_core::{Charge, FunctionName, InvocationId, Outcome, TenantName, UsageRecord};
+use vesta_core::{Charge, Currency, FunctionName, InvocationId, Outcome, PlanId, TenantName, UsageRecord};
 
 const COLUMNS: &str = "id, tenant, function, version, started_unix_ns, outcome, status, cold, inferences, guest_cpu_ns, \
      inference_cpu_ns, cold_start_cpu_ns, peak_memory_bytes, model_memory_peak_bytes, memory_ns, bytes_in, \
-     bytes_out, queue_ns, cold_ns, cold_code_ns, cold_model_ns, guest_ns, infer_ns, total_ns, charge_units, charge_attos";
-const COLUMN_COUNT: usize = 26;
+     bytes_out, queue_ns, cold_ns, cold_code_ns, cold_model_ns, guest_ns, infer_ns, total_ns, charge_units, charge_attos, \
+     currency, price_plan";
+const COLUMN_COUNT: usize = 28;
+/// The most of a quantity on one record, in nanoseconds or bytes: 2^53, which are 104 days or 9 petabytes.
+const QUANTITY_MAX: i64 = 1 << 53;
 /// Rows of one statement: of few sizes, so that all stay prepared. A statement costs as much as ten rows of
 /// one.
 const ROWS: [usize; 2] = [100, 10];
@@ -27,35 +32,120 @@ fn insert_sql(rows: usize) -> String {
     format!("INSERT INTO usage_records ({COLUMNS}) VALUES {rows} ON CONFLICT (id) DO NOTHING")
 }
 
-pub async fn post(db: &Db, records: &[UsageRecord]) -> Result<(), LedgerError> {
+/// Writes down the plan in use, and gives the currency of what was recorded before records had one: that of the first
+/// plan which is in use since. The second value says whether that was decided now, and concerns anything.
+pub async fn open(db: &Db, plan: &Prices, now_unix_ms: i64) -> Result<(Currency, bool), LedgerError> {
     let mut write = db.write().await?;
+    sqlx::query(
+        "INSERT INTO price_plans (id, text, first_used_unix_ms) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(plan.id.as_str())
+    .bind(plan.text.as_str())
+    .bind(now_unix_ms)
+    .execute(&mut *write)
+    .await?;
+    let known: Option<String> =
+        sqlx::query_scalar("SELECT currency FROM ledger_before").fetch_one(&mut *write).await?;
+    if let Some(known) = known {
+        write.commit().await?;
+        return Ok((known.parse().map_err(damaged)?, false));
+    }
+    sqlx::query("UPDATE ledger_before SET currency = ?")
+        .bind(plan.currency.as_str())
+        .execute(&mut *write)
+        .await?;
+    let days = sqlx::query("UPDATE usage_days SET currency = ? WHERE currency = 'XXX'")
+        .bind(plan.currency.as_str())
+        .execute(&mut *write)
+        .await?;
+    write.commit().await?;
+    Ok((plan.currency, days.rows_affected() > 0))
+}
+
+/// Every plan that the host has started with: identity, text, and the moment of its first use in milliseconds since 1970.
+pub async fn plans(connection: &mut SqliteConnection) -> Result<Vec<(String, String, i64)>, LedgerError> {
+    let sql =
+        "SELECT id, text, first_used_unix_ms FROM price_plans ORDER BY first_used_unix_ms DESC, id LIMIT ?";
+    Ok(sqlx::query_as(sql).bind(PLANS_MAX).fetch_all(connection).await?)
+}
+
+/// Most plans of one answer, the newest first.
+const PLANS_MAX: i64 = 1_000;
+
+/// Stores records of which the last ends at the last place, in one transaction with that place. Records whose place is not
+/// behind the one that is stored have been taken before.
+pub async fn post(db: &Db, before: Currency, records: &[Journaled]) -> Result<(), LedgerError> {
+    let Some(last) = records.last() else { return Ok(()) };
+    let mut write = db.write().await?;
+    let posted = progress(&mut write).await?;
     let horizon: i64 =
         sqlx::query_scalar("SELECT pruned_before_unix_ns FROM ledger_horizon").fetch_one(&mut *write).await?;
+    // Records without a plan are of a host from before places: what that host had pruned is known by its age.
+    let pruned = |r: &UsageRecord| r.price_plan.is_none() && r.started_unix_ns < horizon;
+    let new = records.iter().filter(|r| Some(r.end) > posted).map(|r| &r.record).filter(|r| !pruned(r));
+    let new: Vec<&UsageRecord> = new.collect();
     let mut days = HashMap::new();
-    let mut left = records;
+    let mut left = &new[..];
     for (rows, sql) in ROWS.into_iter().zip(INSERT_MANY.iter()) {
         let mut chunks = left.chunks_exact(rows);
         for chunk in &mut chunks {
-            let young = chunk.iter().all(|r| r.started_unix_ns >= horizon);
-            if young && insert_all_new(&mut write, sql, chunk).await? {
-                chunk.iter().for_each(|record| count(&mut days, record));
+            if insert_all_new(&mut write, sql, chunk).await? {
+                chunk.iter().for_each(|record| count(&mut days, before, record));
             } else {
-                insert_each(&mut write, chunk, horizon, &mut days).await?;
+                insert_each(&mut write, before, chunk, &mut days).await?;
             }
         }
         left = chunks.remainder();
     }
-    insert_each(&mut write, left, horizon, &mut days).await?;
-    for ((tenant, function, day), sums) in days {
-        add_to_day(&mut write, tenant, function, day, &sums).await?;
+    insert_each(&mut write, before, left, &mut days).await?;
+    for ((tenant, function, currency, day), (sums, id)) in days {
+        let key = SumsKey { tenant, function, currency, day, period: Period::Day };
+        add_to_sums(&mut write, &key, &sums, id).await?;
+    }
+    if Some(last.end) > posted {
+        set_progress(&mut write, last.end).await?;
     }
     Ok(write.commit().await?)
 }
 
-type Days<'r> = HashMap<(&'r TenantName, &'r FunctionName, Day), (Sums, InvocationId)>;
+/// Passes a record over: it will never be stored.
+pub async fn pass_over(db: &Db, record: &Journaled) -> Result<(), LedgerError> {
+    let mut write = db.write().await?;
+    if Some(record.end) > progress(&mut write).await? {
+        set_progress(&mut write, record.end).await?;
+    }
+    Ok(write.commit().await?)
+}
 
-fn count<'r>(days: &mut Days<'r>, record: &'r UsageRecord) {
-    let key = (&record.tenant, &record.function, Day::of(record.started_unix_ns));
+/// The place in the journal of the last record that has been taken.
+pub async fn progress(connection: &mut SqliteConnection) -> Result<Option<Position>, LedgerError> {
+    let row: (Option<i64>, Option<i64>) =
+        sqlx::query_as("SELECT segment, bytes FROM ledger_progress").fetch_one(connection).await?;
+    let number = |n: i64| u64::try_from(n).map_err(damaged);
+    let place = match row {
+        (Some(segment), Some(bytes)) => Some(Position { segment: number(segment)?, bytes: number(bytes)? }),
+        _ => None,
+    };
+    Ok(place)
+}
+
+async fn set_progress(write: &mut Write, place: Position) -> Result<(), LedgerError> {
+    let number = |n: u64| i64::try_from(n).map_err(damaged);
+    sqlx::query("UPDATE ledger_progress SET segment = ?, bytes = ?")
+        .bind(number(place.segment)?)
+        .bind(number(place.bytes)?)
+        .execute(&mut **write)
+        .await?;
+    Ok(())
+}
+
+type DayKey<'r> = (&'r TenantName, &'r FunctionName, Currency, Day);
+type Days<'r> = HashMap<DayKey<'r>, (Sums, InvocationId)>;
+
+/// `before` is the currency of records that state none.
+fn count<'r>(days: &mut Days<'r>, before: Currency, record: &'r UsageRecord) {
+    let currency = stated(record.currency).unwrap_or(before);
+    let key = (&record.tenant, &record.function, currency, Day::of(record.started_unix_ns));
     days.entry(key).or_insert((Sums::default(), record.id)).0.add(&Sums::of(record));
 }
 
@@ -63,7 +153,7 @@ fn count<'r>(days: &mut Days<'r>, record: &'r UsageRecord) {
 async fn insert_all_new(
     write: &mut Write,
     sql: &'static str,
-    chunk: &[UsageRecord],
+    chunk: &[&UsageRecord],
 ) -> Result<bool, LedgerError> {
     let mut arguments = arguments_for(chunk.len());
     for record in chunk {
@@ -81,17 +171,17 @@ async fn insert_all_new(
 
 async fn insert_each<'r>(
     write: &mut Write,
-    records: &'r [UsageRecord],
-    horizon: i64,
+    before: Currency,
+    records: &[&'r UsageRecord],
     days: &mut Days<'r>,
 ) -> Result<(), LedgerError> {
-    for record in records.iter().filter(|r| r.started_unix_ns >= horizon) {
+    for &record in records {
         let mut arguments = arguments_for(1);
         bind(&mut arguments, record)?;
         let done =
             sqlx::query_with(AssertSqlSafe(INSERT_ONE.as_str()), arguments).execute(&mut **write).await?;
         if done.rows_affected() == 1 {
-            count(days, record);
+            count(days, before, record);
         }
     }
     Ok(())
@@ -140,19 +230,39 @@ fn bind(arguments: &mut SqliteArguments, record: &UsageRecord) -> Result<(), Led
         ("infer_ns", p.infer_ns),
         ("total_ns", p.total_ns),
     ] {
-        let value = i64::try_from(value).map_err(|_| LedgerError::TooLarge { id: record.id, field })?;
-        number(arguments, value)?;
+        let value = i64::try_from(value).ok().filter(|value| *value <= QUANTITY_MAX);
+        number(arguments, value.ok_or(LedgerError::TooLarge { id: record.id, field })?)?;
     }
     number(arguments, charge.units)?;
-    number(arguments, charge.parts)
+    number(arguments, charge.parts)?;
+    let mut optional = |value: Option<&str>| {
+        let added = arguments.add(value.map(str::to_owned));
+        added.map_err(|e| LedgerError::from(sqlx::Error::Encode(e)))
+    };
+    optional(stated(record.currency).as_ref().map(Currency::as_str))?;
+    optional(record.price_plan.as_ref().map(PlanId::as_str))
 }
 
-/// Adds to a day's sums. Parts of 10^-18 carry over into units, so that no column passes 2^63.
-const ADD_TO_DAY: &str = "
-    INSERT INTO usage_days (tenant, day, function, invocations, guest_cpu_ns, inference_cpu_ns, cold_start_cpu_ns,
-        bytes_in, bytes_out, memory_gb_s, memory_byte_ns, charge_units, charge_attos)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (tenant, day, function) DO UPDATE SET
+fn stated(currency: Currency) -> Option<Currency> {
+    (currency != Currency::UNSTATED).then_some(currency)
+}
+
+/// Which sums a record belongs to.
+pub struct SumsKey<'r> {
+    pub tenant: &'r TenantName,
+    pub function: &'r FunctionName,
+    pub currency: Currency,
+    /// The day itself, or the first of its month.
+    pub day: Day,
+    pub period: Period,
+}
+
+/// Adds to the sums of a day or month. Parts of 10^-18 carry over into units, so that no column passes 2^63.
+const ADD_TO_SUMS: &str = "
+    INSERT INTO usage_days (tenant, day, period, function, currency, invocations, guest_cpu_ns, inference_cpu_ns,
+        cold_start_cpu_ns, bytes_in, bytes_out, memory_gb_s, memory_byte_ns, charge_units, charge_attos)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (tenant, day, period, function, currency) DO UPDATE SET
         invocations = usage_days.invocations + excluded.invocations,
         guest_cpu_ns = usage_days.guest_cpu_ns + excluded.guest_cpu_ns,
         inference_cpu_ns = usage_days.inference_cpu_ns + excluded.inference_cpu_ns,
@@ -166,17 +276,22 @@ const ADD_TO_DAY: &str = "
             + (usage_days.charge_attos + excluded.charge_attos) / 1000000000000000000,
         charge_attos = (usage_days.charge_attos + excluded.charge_attos) % 1000000000000000000";
 
-async fn add_to_day(
+/// `id` is one of the records that the sums are of, for the error.
+pub async fn add_to_sums(
     write: &mut Write,
-    tenant: &TenantName,
-    function: &FunctionName,
-    day: Day,
-    (sums, id): &(Sums, InvocationId),
+    key: &SumsKey<'_>,
+    sums: &Sums,
+    id: InvocationId,
 ) -> Result<(), LedgerError> {
-    let too_large = |field| LedgerError::TooLarge { id: *id, field };
+    let too_large = |field| LedgerError::TooLarge { id, field };
     let memory = Wide::split(sums.memory_byte_ns).ok_or_else(|| too_large("memory"))?;
     let charge = Wide::split(sums.charge.attos()).ok_or_else(|| too_large("charge"))?;
-    let mut query = sqlx::query(ADD_TO_DAY).bind(tenant.as_str()).bind(day.0).bind(function.as_str());
+    let mut query = sqlx::query(ADD_TO_SUMS)
+        .bind(key.tenant.as_str())
+        .bind(key.day.0)
+        .bind(key.period.as_str())
+        .bind(key.function.as_str())
+        .bind(key.currency.as_str());
     for value in [
         sums.invocations,
         sums.guest_cpu_ns,
@@ -193,94 +308,70 @@ async fn add_to_day(
     Ok(())
 }
 
-pub async fn find(db: &Db, id: InvocationId) -> Result<Option<UsageRecord>, LedgerError> {
+/// A tenant's record.
+pub async fn find(
+    connection: &mut SqliteConnection,
+    before: Currency,
+    tenant: &TenantName,
+    id: InvocationId,
+) -> Result<Option<UsageRecord>, LedgerError> {
     static SQL: LazyLock<String> =
-        LazyLock::new(|| format!("SELECT {COLUMNS} FROM usage_records WHERE id = ?"));
-    let row = sqlx::query(AssertSqlSafe(SQL.as_str())).bind(id.to_string()).fetch_optional(db.pool()).await?;
-    Ok(row.map(|row| record(&row)).transpose()?)
+        LazyLock::new(|| format!("SELECT {COLUMNS} FROM usage_records WHERE id = ? AND tenant = ?"));
+    let query = sqlx::query(AssertSqlSafe(SQL.as_str())).bind(id.to_string()).bind(tenant.as_str());
+    let row = query.fetch_optional(connection).await?;
+    Ok(row.map(|row| record(&row, before)).transpose()?)
 }
 
+/// A tenant's records with ids below `id_before`, the newest first.
 pub async fn list(
-    db: &Db,
+    connection: &mut SqliteConnection,
+    before: Currency,
     tenant: &TenantName,
     function: Option<&FunctionName>,
+    id_before: Option<InvocationId>,
     limit: u32,
+) -> Result<Vec<UsageRecord>, LedgerError> {
+    // Two statements, so that each has its index.
+    static ALL: LazyLock<String> = LazyLock::new(|| list_sql(""));
+    static OF_FUNCTION: LazyLock<String> = LazyLock::new(|| list_sql("AND function = ?"));
+    let sql = if function.is_some() { OF_FUNCTION.as_str() } else { ALL.as_str() };
+    let mut query = sqlx::query(AssertSqlSafe(sql)).bind(tenant.as_str());
+    if let Some(function) = function {
+        query = query.bind(function.as_str());
+    }
+    // Above every ULID, which ends in letters and digits.
+    let id_before = id_before.map_or("~".into(), |id| id.to_string());
+    let rows = query.bind(id_before).bind(i64::from(limit)).fetch_all(connection).await?;
+    Ok(rows.iter().map(|row| record(row, before)).collect::<Result<_, _>>()?)
+}
+
+fn list_sql(and: &str) -> String {
+    format!("SELECT {COLUMNS} FROM usage_records WHERE tenant = ? {and} AND id < ? ORDER BY id DESC LIMIT ?")
+}
+
+/// Records of a function from one moment up to another (nanoseconds since 1970), in the order of their ids after `after`.
+/// Only ids in `ids` are looked at.
+pub async fn started_between(
+    connection: &mut SqliteConnection,
+    before: Currency,
+    (tenant, function): (&TenantName, &FunctionName),
+    started: std::ops::Range<i64>,
+    (after, up_to): (&str, &str),
+    limit: i64,
 ) -> Result<Vec<UsageRecord>, LedgerError> {
     static SQL: LazyLock<String> = LazyLock::new(|| {
         format!(
-            "SELECT {COLUMNS} FROM usage_records WHERE tenant = ? AND (? IS NULL OR function = ?)
-             ORDER BY id DESC LIMIT ?"
+            "SELECT {COLUMNS} FROM usage_records WHERE tenant = ? AND function = ? AND id > ? AND id < ?
+             AND started_unix_ns >= ? AND started_unix_ns < ? ORDER BY id LIMIT ?"
         )
     });
-    let function = function.map(FunctionName::as_str);
-    let rows = sqlx::query(AssertSqlSafe(SQL.as_str()))
-        .bind(tenant.as_str())
-        .bind(function)
-        .bind(function)
-        .bind(i64::from(limit))
-        .fetch_all(db.pool())
-        .await?;
-    Ok(rows.iter().map(record).collect::<Result<_, _>>()?)
+    let query = sqlx::query(AssertSqlSafe(SQL.as_str())).bind(tenant.as_str()).bind(function.as_str());
+    let query = query.bind(after).bind(up_to).bind(started.start).bind(started.end).bind(limit);
+    let rows = query.fetch_all(connection).await?;
+    Ok(rows.iter().map(|row| record(row, before)).collect::<Result<_, _>>()?)
 }
 
-/// The sums of each function and day.
-pub async fn days(
-    db: &Db,
-    tenant: &TenantName,
-    from: Day,
-    to: Day,
-) -> Result<Vec<(FunctionName, Day, Sums)>, LedgerError> {
-    let rows = sqlx::query(
-        "SELECT function, day, invocations, guest_cpu_ns, inference_cpu_ns, cold_start_cpu_ns, memory_gb_s,
-             memory_byte_ns, bytes_in, bytes_out, charge_units, charge_attos
-         FROM usage_days WHERE tenant = ? AND day >= ? AND day <= ?",
-    )
-    .bind(tenant.as_str())
-    .bind(from.0)
-    .bind(to.0)
-    .fetch_all(db.pool())
-    .await?;
-    Ok(rows.iter().map(day_sums).collect::<Result<_, _>>()?)
-}
-
-/// Rows of one deletion: short transactions, so that posting never waits long.
-const PRUNE_ROWS: i64 = 10_000;
-
-pub async fn prune(db: &Db, before_unix_ns: i64) -> Result<u64, LedgerError> {
-    let mut write = db.write().await?;
-    sqlx::query("UPDATE ledger_horizon SET pruned_before_unix_ns = ? WHERE pruned_before_unix_ns < ?")
-        .bind(before_unix_ns)
-        .bind(before_unix_ns)
-        .execute(&mut *write)
-        .await?;
-    write.commit().await?;
-    let mut deleted = 0;
-    // Found on a reader's connection: the writer is held for the deletion alone.
-    while let Some(last) = last_of_oldest(db, before_unix_ns).await? {
-        let mut write = db.write().await?;
-        let done = sqlx::query("DELETE FROM usage_records WHERE id <= ? AND started_unix_ns < ?")
-            .bind(last)
-            .bind(before_unix_ns)
-            .execute(&mut *write)
-            .await?;
-        write.commit().await?;
-        deleted += done.rows_affected();
-    }
-    Ok(deleted)
-}
-
-/// Of the first [`PRUNE_ROWS`] that are to go, the last. Found by the time in their ids, so that nothing is
-/// read of what stays: an id is made just before its invocation starts. Where a clock was set in between, the
-/// record goes with a later pruning.
-async fn last_of_oldest(db: &Db, before_unix_ns: i64) -> Result<Option<String>, LedgerError> {
-    let sql = "SELECT max(id) FROM
-         (SELECT id FROM usage_records WHERE id < ? AND started_unix_ns < ? ORDER BY id LIMIT ?)";
-    let first_to_stay = InvocationId::new(u64::try_from(before_unix_ns / 1_000_000).unwrap_or(0), 0);
-    let query = sqlx::query_scalar(sql).bind(first_to_stay.to_string());
-    Ok(query.bind(before_unix_ns).bind(PRUNE_ROWS).fetch_one(db.pool()).await?)
-}
-
-fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, DbError> {
+pub fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, DbError> {
     let value: i64 = row.try_get(column)?;
     u64::try_from(value).map_err(|_| damaged(format!("{column} = {value}")))
 }
@@ -289,26 +380,13 @@ fn wide(row: &SqliteRow, units: &str, parts: &str) -> Result<i128, DbError> {
     Ok(Wide { units: row.try_get(units)?, parts: row.try_get(parts)? }.join())
 }
 
-fn damaged(detail: impl ToString) -> DbError {
+pub fn damaged(detail: impl ToString) -> DbError {
     DbError::Row { table: "usage_records", detail: detail.to_string() }
 }
 
-fn day_sums(row: &SqliteRow) -> Result<(FunctionName, Day, Sums), DbError> {
-    let function = row.try_get::<&str, _>("function")?.parse().map_err(damaged)?;
-    let sums = Sums {
-        invocations: unsigned(row, "invocations")?,
-        guest_cpu_ns: unsigned(row, "guest_cpu_ns")?,
-        inference_cpu_ns: unsigned(row, "inference_cpu_ns")?,
-        cold_start_cpu_ns: unsigned(row, "cold_start_cpu_ns")?,
-        memory_byte_ns: wide(row, "memory_gb_s", "memory_byte_ns")?,
-        bytes_in: unsigned(row, "bytes_in")?,
-        bytes_out: unsigned(row, "bytes_out")?,
-        charge: Charge::from_attos(wide(row, "charge_units", "charge_attos")?),
-    };
-    Ok((function, Day(row.try_get("day")?), sums))
-}
-
-fn record(row: &SqliteRow) -> Result<UsageRecord, DbError> {
+fn record(row: &SqliteRow, before: Currency) -> Result<UsageRecord, DbError> {
+    let currency: Option<&str> = row.try_get("currency")?;
+    let price_plan: Option<&str> = row.try_get("price_plan")?;
     let small = |column| u32::try_from(unsigned(row, column)?).map_err(damaged);
     let outcome: &str = row.try_get("outcome")?;
     Ok(UsageRecord {
@@ -341,5 +419,7 @@ fn record(row: &SqliteRow) -> Result<UsageRecord, DbError> {
             total_ns: unsigned(row, "total_ns")?,
         },
         charge: Charge::from_attos(wide(row, "charge_units", "charge_attos")?),
+        currency: currency.map_or(Ok(before), str::parse).map_err(damaged)?,
+        price_plan: price_plan.map(str::parse).transpose().map_err(damaged)?,
     })
 }

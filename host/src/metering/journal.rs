@@ -4,23 +4,26 @@
 //! always where the disk is waited for (`durable`, a new segment, a failure), a thread writes what has come
 //! together since its last write, and then tells everybody who waits.
 
+use super::line;
 use super::segments::Segments;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use vesta_core::UsageRecord;
-use vesta_core::settlement::Settlement;
+use vesta_core::settlement::{Journaled, Position, Settlement};
 use vesta_core::vital::Vital;
 
 /// Records that the ledger may lag behind before new invocations are refused.
 const BACKLOG_MAX: u64 = 200_000;
+/// Room for the line of most records.
+const LINE_BYTES: usize = 1_024;
 /// How long a journal that failed waits before it tries the disk again.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -55,13 +58,27 @@ pub(super) struct Shared {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
     pub segments: Mutex<Segments>,
-    /// Written records that the ledger does not have yet, with their segment.
-    pub backlog: Mutex<VecDeque<(u64, UsageRecord)>>,
+    /// Written records that the ledger does not have yet, in the order of their places, and when each was accepted.
+    pub backlog: Mutex<VecDeque<(Instant, Journaled)>>,
     pub backlog_grew: Notify,
     pub settlement: Arc<Settlement>,
     healthy: AtomicBool,
     closed: AtomicBool,
     durable: bool,
+    lines_unreadable: u64,
+    segments_missing: u64,
+    pub records_refused: AtomicU64,
+}
+
+/// What of the journal never came to the ledger, since the host started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Losses {
+    /// Lines that an earlier run had left and that could not be read.
+    pub lines_unreadable: u64,
+    /// Segments that should have been there at the start and were not.
+    pub segments_missing: u64,
+    /// Records that the ledger refused for what they say.
+    pub records_refused: u64,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,20 +92,30 @@ pub struct Journal(pub(super) Arc<Shared>);
 
 impl Journal {
     /// Opens the journal's directory and starts its thread, which holds `vital`. What a crash left there goes to the ledger
-    /// first.
-    pub fn open(dir: &Path, durable: bool, settlement: Arc<Settlement>, vital: Vital) -> io::Result<Journal> {
-        let (segments, left) = Segments::open(dir)?;
-        settlement.accept(left.len() as u64);
+    /// first; `posted` is the place of the last record that the ledger has.
+    pub fn open(
+        dir: &Path,
+        durable: bool,
+        settlement: Arc<Settlement>,
+        posted: Option<Position>,
+        vital: Vital,
+    ) -> io::Result<Journal> {
+        let (segments, left) = Segments::open(dir, posted)?;
+        let now = Instant::now();
+        settlement.accept(left.records.len() as u64, now);
         let shared = Arc::new(Shared {
             waiting: Mutex::default(),
             arrived: Condvar::new(),
             segments: Mutex::new(segments),
-            backlog: Mutex::new(left.into()),
+            backlog: Mutex::new(left.records.into_iter().map(|record| (now, record)).collect()),
             backlog_grew: Notify::new(),
             settlement,
             healthy: AtomicBool::new(true),
             closed: AtomicBool::new(false),
             durable,
+            lines_unreadable: left.lines_unreadable,
+            segments_missing: left.segments_missing,
+            records_refused: AtomicU64::new(0),
         });
         let thread = shared.clone();
         std::thread::Builder::new().name("vesta-journal".into()).spawn(move || {
@@ -124,6 +151,14 @@ impl Journal {
         self.0.healthy.load(SeqCst) && self.0.settlement.pending() < BACKLOG_MAX
     }
 
+    pub fn losses(&self) -> Losses {
+        Losses {
+            lines_unreadable: self.0.lines_unreadable,
+            segments_missing: self.0.segments_missing,
+            records_refused: self.0.records_refused.load(SeqCst),
+        }
+    }
+
     /// Writes what is waiting and ends the thread; the poster ends once the ledger has everything.
     pub fn close(&self) {
         lock(&self.0.waiting).closed = true;
@@ -142,8 +177,10 @@ impl Shared {
         if self.durable || !self.healthy.load(SeqCst) || self.closed.load(SeqCst) {
             return Some(record);
         }
-        let Ok(mut line) = serde_json::to_vec(&record) else { return Some(record) };
-        line.push(b'\n');
+        let mut line = Vec::with_capacity(LINE_BYTES);
+        if line::encode(&record, &mut line).is_err() {
+            return Some(record);
+        }
         let mut segments = match self.segments.try_lock() {
             Ok(segments) => segments,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -153,20 +190,21 @@ impl Shared {
             return Some(record);
         }
         // After an error nothing of the line is left: the thread tries again, and says what is wrong.
-        let Ok(number) = segments.append(&line, 1, false) else { return Some(record) };
+        let Ok(end) = segments.append(&line, false) else { return Some(record) };
+        self.accept(&segments, [Journaled { record, end }]);
         drop(segments);
-        self.accept(number, [record]);
+        self.backlog_grew.notify_one();
         None
     }
 
-    /// Records are in the journal: the ledger is to have them.
-    fn accept(&self, segment: u64, records: impl IntoIterator<Item = UsageRecord>) {
+    /// Records are in the journal: the ledger is to have them. The segments are still held, so that the backlog has the
+    /// order of the journal.
+    fn accept(&self, _: &MutexGuard<'_, Segments>, records: impl IntoIterator<Item = Journaled>) {
+        let now = Instant::now();
         let mut backlog = lock(&self.backlog);
         let before = backlog.len();
-        backlog.extend(records.into_iter().map(|record| (segment, record)));
-        self.settlement.accept((backlog.len() - before) as u64);
-        drop(backlog);
-        self.backlog_grew.notify_one();
+        backlog.extend(records.into_iter().map(|record| (now, record)));
+        self.settlement.accept((backlog.len() - before) as u64, now);
     }
 }
 
@@ -190,18 +228,28 @@ fn write_until_closed(shared: &Shared) {
 
 fn write(shared: &Shared, entries: Vec<(UsageRecord, oneshot::Sender<bool>)>, lines: &mut Vec<u8>) {
     lines.clear();
+    let mut ends = Vec::with_capacity(entries.len());
     for (record, _) in &entries {
         // Plain numbers and strings: encoding into memory cannot fail.
-        if serde_json::to_writer(&mut *lines, record).is_ok() {
-            lines.push(b'\n');
-        }
+        let _ = line::encode(record, lines);
+        ends.push(lines.len() as u64);
     }
-    let count = entries.len() as u64;
-    let written = lock(&shared.segments).append(lines, count, shared.durable);
+    let count = entries.len();
     let (records, acks): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
+    let mut segments = lock(&shared.segments);
+    let written = segments.append(lines, shared.durable);
     match &written {
-        Ok(number) => shared.accept(*number, records),
+        Ok(end) => {
+            let begin = end.bytes - lines.len() as u64;
+            let place = |bytes: u64| Position { segment: end.segment, bytes: begin + bytes };
+            let places = ends.into_iter().map(place);
+            let records = records.into_iter().zip(places).map(|(record, end)| Journaled { record, end });
+            shared.accept(&segments, records);
+            drop(segments);
+            shared.backlog_grew.notify_one();
+        }
         Err(error) => {
+            drop(segments);
             tracing::error!(%error, records = count, "the usage journal cannot be written; invocations are refused");
             shared.healthy.store(false, SeqCst);
         }

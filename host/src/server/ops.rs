@@ -1,6 +1,7 @@
 //! Health and metrics, on the control listener and without a key.
 
 use crate::db::Db;
+use crate::ledger::Ledger;
 use crate::lifecycle::{Activator, Functions};
 use crate::metering::Journal;
 use crate::telemetry::metrics::{Metrics, Readings};
@@ -10,10 +11,16 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use vesta_core::lifecycle::State as Lifecycle;
 use vesta_core::memory::{Grant, Kind};
+use vesta_core::settlement::Settlement;
 use vesta_engine::{Runtime, cpu, processes};
+
+/// The host is not ready where the ledger lags behind the journal for longer, or has failed so often in a row.
+const LAG_MAX: Duration = Duration::from_secs(10);
+const FAILURES_MAX: u64 = 3;
 
 #[derive(Clone)]
 pub struct Ops {
@@ -22,6 +29,8 @@ pub struct Ops {
     pub functions: Arc<Functions>,
     pub runtime: Arc<Runtime>,
     pub journal: Journal,
+    pub ledger: Arc<Ledger>,
+    pub settlement: Arc<Settlement>,
     pub db: Db,
     /// The first task that ended although the host does not stop.
     pub ended: watch::Receiver<Option<&'static str>>,
@@ -55,6 +64,12 @@ fn not_ready(ops: &Ops) -> Option<String> {
     if !ops.journal.is_healthy() {
         return Some("usage records cannot be written".to_owned());
     }
+    if ops.settlement.failures_in_a_row() >= FAILURES_MAX {
+        return Some("the ledger cannot be written".to_owned());
+    }
+    if ops.settlement.lag(Instant::now()) > LAG_MAX {
+        return Some("the ledger lags behind the journal".to_owned());
+    }
     // Its reason is for the log: this needs no key.
     ops.db.write_failure().map(|_| "the database cannot be written".to_owned())
 }
@@ -68,6 +83,7 @@ async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
     let mut memory_bytes: Vec<_> = Kind::ALL.map(|kind| (kind.as_str(), memory.taken_for(kind))).into();
     memory_bytes.push(("uncounted", memory.uncounted()));
     let (evicted, refused) = ops.functions.evicted_and_refused();
+    let (losses, findings) = (ops.journal.losses(), ops.ledger.findings());
     let now = Readings {
         process_cpu_s: seconds(cpu.process_ns),
         billed_cpu_s: seconds(cpu.billed_ns),
@@ -81,6 +97,37 @@ async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
         inference_waiting: ops.runtime.runs_waiting() as i64,
         inference_workers: processes::workers() as i64,
         journal_healthy: ops.journal.is_healthy(),
+        ledger_lag_records: ops.settlement.pending(),
+        ledger_lag_s: ops.settlement.lag(Instant::now()).as_secs_f64(),
+        books: vec![
+            ("vesta_ledger_failures", "Failures of the ledger to take records", ops.settlement.failures()),
+            (
+                "vesta_ledger_refusals",
+                "Records that the ledger cannot hold, set aside",
+                losses.records_refused,
+            ),
+            (
+                "vesta_ledger_differences",
+                "Sums of a day that are not those of its records",
+                findings.differences,
+            ),
+            (
+                "vesta_ledger_compared",
+                "Records that were compared with the sums of their day",
+                findings.records_compared,
+            ),
+            (
+                "vesta_pruning_refusals",
+                "Prunings refused since the clock had jumped",
+                findings.prunings_refused,
+            ),
+            (
+                "vesta_journal_unreadable",
+                "Lines of the journal that cannot be read, set aside",
+                losses.lines_unreadable,
+            ),
+            ("vesta_journal_missing", "Segments of the journal that are missing", losses.segments_missing),
+        ],
     };
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], ops.metrics.text(&now))

@@ -72,6 +72,11 @@ pub struct Readings {
     pub inference_workers: i64,
     /// Whether usage records can be written.
     pub journal_healthy: bool,
+    /// Records that the ledger lacks, and for how long the oldest of them waits.
+    pub ledger_lag_records: u64,
+    pub ledger_lag_s: f64,
+    /// Counters of the journal and the ledger: name, help and value.
+    pub books: Vec<(&'static str, &'static str, u64)>,
 }
 
 fn buckets() -> Histogram {
@@ -165,6 +170,16 @@ impl Metrics {
             "Starts and invocations refused for want of memory",
             now.memory_refused,
         );
+        for (name, help, value) in &now.books {
+            count(name, help, *value);
+        }
+        let help = "How long the oldest record that the ledger lacks has been waiting";
+        readings.register_with_unit(
+            "vesta_ledger_lag",
+            help,
+            Unit::Seconds,
+            ConstGauge::new(now.ledger_lag_s),
+        );
         let mut gauge = |name: &str, help: &str, value: i64| {
             readings.register(name, help, ConstGauge::new(value));
         };
@@ -174,6 +189,8 @@ impl Metrics {
         gauge("vesta_functions_warming", "Functions that are being started", now.warming);
         gauge("vesta_inference_waiting", "Runs of models that wait for a slot", now.inference_waiting);
         gauge("vesta_inference_workers", "Processes that run models, spares included", now.inference_workers);
+        let lag = i64::try_from(now.ledger_lag_records).unwrap_or(i64::MAX);
+        gauge("vesta_ledger_lag_records", "Records in the journal that the ledger lacks", lag);
         gauge(
             "vesta_journal_healthy",
             "1 while usage records can be written",
