@@ -263,12 +263,12 @@ fn set_aside(dir: &Path, number: u64, kind: &str, append: bool, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metering::testing::record;
+    use crate::metering::testing::record as record_of;
 
     fn write(segments: &mut Segments, n: std::ops::Range<u64>) -> Vec<Position> {
         n.map(|n| {
             let mut line = Vec::new();
-            line::encode(&record(n), &mut line).expect("encode");
+            line::encode(&record_of(n), &mut line).expect("encode");
             segments.append(&line, false).expect("append")
         })
         .collect()
@@ -389,13 +389,20 @@ mod tests {
             "status":200,"cold":false,"inferences":0}"#;
         let lines = format!("{}\n", record.replace("\n            ", "")).repeat(3);
         let dir = tempfile::tempdir().expect("dir");
-        crate::mutate::each(&[lines.as_bytes()], |bytes| {
+        let mut checked = Vec::new();
+        let records: Vec<_> = (0..3).map(record_of).collect();
+        records.iter().for_each(|record| line::encode(record, &mut checked).expect("encode"));
+        crate::mutate::each(&[lines.as_bytes(), &checked], |bytes| {
             for file in std::fs::read_dir(dir.path()).expect("dir") {
                 std::fs::remove_file(file.expect("file").path()).expect("removed");
             }
             std::fs::write(path(dir.path(), 7), bytes).expect("written");
             let (segments, left) = Segments::open(dir.path(), None).expect("open");
             assert!(segments.current == 8 && left.records.len() <= bytes.len());
+            assert!(left.records.is_sorted_by_key(|r| r.end), "places grow");
+            // What a checksum is of is as it was written.
+            let with_plan = left.records.into_iter().filter(|r| r.record.price_plan.is_some());
+            with_plan.for_each(|r| assert!(records.contains(&r.record), "{r:?}"));
         });
     }
 }
