@@ -2,6 +2,7 @@
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use rustix::net::sockopt::set_socket_linger;
 use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -161,7 +162,10 @@ fn cut(address: &str, key: &str, method: &str, path: &str, body: &Value, after: 
     stream.write_all(format!("{head}{body}").as_bytes()).expect("sent");
     std::thread::sleep(after);
     stream.set_nonblocking(true).expect("non-blocking");
-    stream.read(&mut [0; 1]).is_ok()
+    let answered = stream.read(&mut [0; 1]).is_ok();
+    // A reset: the host is to notice at once that nobody waits any more.
+    set_socket_linger(&stream, Some(Duration::ZERO)).expect("linger");
+    answered
 }
 
 /// What there is, as sorted texts: tenants, keys, versions, aliases.

@@ -63,6 +63,8 @@ pub struct FunctionDetail {
     pub aliases: BTreeMap<String, u32>,
     pub versions: Vec<VersionInfo>,
     #[serde(default)]
+    pub damaged_versions: Vec<u32>,
+    #[serde(default)]
     pub standing: Option<Standing>,
 }
 

@@ -43,6 +43,9 @@ pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
         output::line(format!("{name}: {}", output::printable(&function.state)))?;
         let rows = function.versions.iter().map(|v| version_row(v, &function.aliases)).collect();
         output::line(output::table(&[">VERSION", "ALIASES", "CREATED", ">SIZE", ">MODELS"], rows))?;
+        for version in &function.damaged_versions {
+            output::line(format!("version {version} is damaged: the host cannot read it from its database"))?;
+        }
     }
     if let (None, Some(standing)) = (&args.target.selector, &function.standing) {
         output::line(stands(standing))?;

@@ -170,7 +170,7 @@ mod tests {
                 && is_host(&host)
                 && let Some(target) = target(&uri, Some(&host), "example.org")
             {
-                assert!(target.path.starts_with('/') && !target.tenant.contains('/'), "{:?}", target.path);
+                assert!(target.path.starts_with('/'), "{:?}", target.path);
                 // Below the domain nothing but the host name says whose function answers.
                 let named = host.parse::<http::uri::Authority>().map(|a| a.host().to_ascii_lowercase());
                 let named = named.unwrap_or_default();
