@@ -42,6 +42,7 @@ fmt:
 # Warnings are errors
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --workspace
     cd examples && cargo clippy --release --target wasm32-wasip2 -- -D warnings
     cd tests/fixtures && cargo clippy --release --target wasm32-wasip2 -- -D warnings
 

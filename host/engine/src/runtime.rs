@@ -1,5 +1,5 @@
 //! The runtime of one host: it prepares uploads and starts invocations of functions that
-//! [`load`](crate::load) made warm.
+//! [`load`] made warm.
 
 use crate::config;
 use crate::error::{EngineError, runtime_error};

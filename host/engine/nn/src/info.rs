@@ -66,7 +66,7 @@ pub struct DryRun {
     pub sampled: bool,
 }
 
-/// Bounds on what [`crate::prepare`] takes.
+/// Bounds on what [`crate::prepare()`] takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelLimits {

@@ -1,6 +1,6 @@
 //! Inference for Vesta: the check and preparation of models at deploy, and the engines that run them.
 //!
-//! A model passes through three stages. [`prepare`] reads an uploaded file once, refuses what is unsound or
+//! A model passes through three stages. [`prepare()`] reads an uploaded file once, refuses what is unsound or
 //! cannot be run, and writes a directory from which loading costs milliseconds. [`Backend::load`] maps
 //! its files; [`Graph::compute`] computes. The host does neither: a [`worker`] does, a process for each
 //! model.
@@ -127,7 +127,7 @@ pub trait Graph: Send + Sync {
     fn resident_bytes(&self) -> u64;
 }
 
-/// The files of a directory that [`prepare`] wrote, open.
+/// The files of a directory that [`prepare()`] wrote, open.
 pub struct PreparedFiles {
     pub graph: File,
     pub weights: File,
@@ -149,7 +149,7 @@ pub trait Backend: Send + Sync {
     /// The name in [`ModelInfo::backend`].
     fn name(&self) -> &'static str;
 
-    /// Loads what [`prepare`] wrote. The files must stay unchanged as long as the graph lives.
+    /// Loads what [`prepare()`] wrote. The files must stay unchanged as long as the graph lives.
     fn load(&self, files: PreparedFiles) -> Result<Arc<dyn Graph>, LoadError>;
 
     /// Calls `work` on a thread of the engine's own with `threads` of them; runs within it compute on these,
