@@ -3,6 +3,7 @@
 mod announce;
 mod data_dir;
 mod defences;
+mod deploy_bill;
 mod machine;
 mod ops;
 mod tasks;
@@ -113,15 +114,32 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
     let functions =
         Functions::new(memory_bytes, Arc::new(IndexPolicy), clock.clone(), several_tenants.clone());
     let engine = Arc::new(Runtime::new(runtime_config(&config, &data, tasks.vitals())?, functions.clone())?);
+    let (posted, vital) = (ledger.progress().await?, tasks.hold("writer of the journal"));
+    let journal =
+        Journal::open(&data.path.join("journal"), config.durable, settlement.clone(), posted, vital)?;
+    let metrics: Arc<Metrics> = Arc::default();
+    let deploy_bill = Arc::new(deploy_bill::ToTheBooks {
+        journal: journal.clone(),
+        metrics: metrics.clone(),
+        prices: prices.clone(),
+        clock: clock.clone(),
+    });
     let preparer = EnginePreparer::new(engine.clone(), artifacts.clone(), functions.memory().clone());
     let limits = DeployLimits {
         package_bytes_max: config.package_bytes_max,
         tenant_bytes_max: config.tenant_disk.of(machine::disk_bytes(&data.path)),
         ..DeployLimits::default()
     };
-    let deployments =
-        Deployments::open(db.clone(), artifacts, registry.clone(), preparer.clone(), clock.clone(), limits)
-            .await?;
+    let deployments = Deployments::open(
+        db.clone(),
+        artifacts,
+        registry.clone(),
+        preparer.clone(),
+        deploy_bill,
+        clock.clone(),
+        limits,
+    )
+    .await?;
     let activator = Activator::new(Lifecycle {
         functions: functions.clone(),
         registry: registry.clone(),
@@ -130,12 +148,8 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         start_seconds_max: config.start_seconds_max,
     });
     let histories = Histories::open(activator.clone(), db.clone(), clock.clone()).await;
-    let (posted, vital) = (ledger.progress().await?, tasks.hold("writer of the journal"));
-    let journal =
-        Journal::open(&data.path.join("journal"), config.durable, settlement.clone(), posted, vital)?;
     let mut poster = tasks
         .spawn("poster of usage records", run_poster(journal.clone(), Arc::new(LedgerPost(ledger.clone()))));
-    let metrics: Arc<Metrics> = Arc::default();
 
     let bills = TaskTracker::new();
     let first_keys = tenancy.bootstrap(&*clock).await?;
@@ -187,6 +201,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         logs: logs.clone(),
         states: activator.clone(),
         clock: clock.clone(),
+        changes: Arc::new(control::changes()),
         currency: prices.currency,
         invoke_base_url: urls.invoke.clone(),
         drain: drain.clone(),

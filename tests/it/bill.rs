@@ -42,7 +42,7 @@ fn balances(host: &Host, what: &str, make: impl Fn(usize) -> Request + Send + Sy
         "the sum of the Vesta-Cost headers is the usage total"
     );
 
-    let billed_ns = grown("guest_cpu_ns") + grown("inference_cpu_ns") + grown("cold_start_cpu_ns");
+    let billed_ns: u64 = vesta_tests::books::BILLED.iter().map(|field| grown(field)).sum();
     let billed = Duration::from_nanos(billed_ns).as_secs_f64();
     let Spent { kernel, platform, process, billed: by_metric } = spent;
     let unattributed = (kernel - billed - platform) / kernel;
@@ -145,14 +145,15 @@ fn sleeping_costs_less_than_a_millisecond() {
 #[test]
 fn the_record_and_the_headers_agree_and_prices_are_the_configured_ones() {
     let prices = "[prices]\ncurrency = \"EUR\"\nguest_cpu_second = \"1\"\ninference_cpu_second = \"0\"\n\
-                  cold_start_cpu_second = \"0\"\nmemory_gb_second = \"0\"\nrequest = \"0.5\"\n";
+                  cold_start_cpu_second = \"0\"\nhandler_cpu_second = \"0\"\ndeploy_cpu_second = \"0\"\n\
+                  memory_gb_second = \"0\"\nrequest = \"0.5\"\nstart = \"0.25\"\n";
     let host = Host::builder().config(prices).start();
     Package::rogue("priced").deploy(&host.control());
     let reply = host.invoke("priced", "/burn?units=10").expect(200);
     let record = host.record(&reply.invocation());
     let guest_ns = i128::from(record["guest_cpu_ns"].as_u64().expect("guest_cpu_ns"));
-    // One EUR a second is 10^9 of 10^-18 a nanosecond.
-    assert_eq!(reply.cost(), guest_ns * 1_000_000_000 + 500_000_000_000_000_000);
+    // One EUR a second is 10^9 of 10^-18 a nanosecond; and a request that triggered a cold start.
+    assert_eq!(reply.cost(), guest_ns * 1_000_000_000 + 750_000_000_000_000_000);
     assert_eq!(record["currency"], "EUR");
     assert_eq!(record["billed_cpu_us"].as_u64(), Some(reply.billed_cpu_us()));
     assert!(record["cold"].as_bool().is_some() && record["cold_start_cpu_ns"].as_u64() > Some(0), "{record}");
@@ -166,7 +167,8 @@ fn the_record_and_the_headers_agree_and_prices_are_the_configured_ones() {
 #[test]
 fn memory_of_tensors_and_of_models_is_on_the_record_and_on_the_bill() {
     let prices = "[prices]\nguest_cpu_second = \"0\"\ninference_cpu_second = \"0\"\n\
-                  cold_start_cpu_second = \"0\"\nmemory_gb_second = \"1\"\n";
+                  cold_start_cpu_second = \"0\"\nhandler_cpu_second = \"0\"\ndeploy_cpu_second = \"0\"\n\
+                  memory_gb_second = \"1\"\n";
     let host = Host::builder().config(prices).start();
     Package::rogue("holds").model("m", &crate::onnx::square()).deploy(&host.control());
     let number =
@@ -177,7 +179,7 @@ fn memory_of_tensors_and_of_models_is_on_the_record_and_on_the_bill() {
         let record = host.record(&reply.invocation());
         let held = |bytes, ns| i128::from(number(&record, bytes)) * i128::from(number(&record, ns));
         let (own, models) =
-            (held("peak_memory_bytes", "memory_ns"), held("model_memory_peak_bytes", "infer_ns"));
+            (held("peak_memory_bytes", "memory_ns"), held("model_memory_peak_bytes", "model_memory_ns"));
         byte_ns += own + models;
         // A gigabyte-second is 10^18 byte-nanoseconds and costs 10^18 of 10^-18: nothing is to be rounded.
         assert_eq!(reply.cost(), own + models, "{record}");

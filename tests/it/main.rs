@@ -40,4 +40,5 @@ mod scale_to_zero;
 mod snapshots;
 mod upload;
 mod vital;
+mod work;
 mod workers;

@@ -136,7 +136,7 @@ fn a_function_that_is_busy_is_not_let_go_and_who_waits_for_room_in_vain_is_told_
 }
 
 #[test]
-fn a_guest_that_grows_past_the_hosts_memory_is_ended_and_nobody_pays() {
+fn a_guest_that_grows_past_the_hosts_memory_is_ended_and_pays_for_what_it_computed() {
     let host = Host::builder().config(&budget(130)).start();
     with_model("idle", 60, 1).deploy(&host.control());
     Package::rogue("grows").limit("memory_bytes", 1 << 30).limit("cpu_ms", 20_000).deploy(&host.control());
@@ -150,10 +150,9 @@ fn a_guest_that_grows_past_the_hosts_memory_is_ended_and_nobody_pays() {
         assert!(ended.detail().contains("short of memory"), "{}", ended.detail());
         let record = host.record(&ended.invocation());
         assert_eq!(record["outcome"], "host_memory", "{record}");
-        assert_eq!(ended.cost(), 0);
-        assert!(record["guest_cpu_ns"].as_u64() > Some(0), "it ran: {record}");
+        assert!(record["guest_cpu_ns"].as_u64() > Some(0) && ended.cost() > 0, "it ran: {record}");
     }
-    // Who has the answer pays for it, whatever the guest does after that.
+    // The same after the answer.
     let answered = host.invoke("grows", "/answer-then-memory").expect(200);
     let record = host.record(&answered.invocation());
     assert_eq!((&record["outcome"], record["status"].as_u64()), (&Value::from("host_memory"), Some(200)));

@@ -24,16 +24,22 @@ PRICED = {
     "guest_cpu_second": lambda r: Fraction(r["guest_cpu_ns"], NANO),
     "inference_cpu_second": lambda r: Fraction(r["inference_cpu_ns"], NANO),
     "cold_start_cpu_second": lambda r: Fraction(r["cold_start_cpu_ns"], NANO),
+    "outbound_cpu_second": lambda r: Fraction(r["outbound_cpu_ns"], NANO),
+    "handler_cpu_second": lambda r: Fraction(r["handler_cpu_ns"], NANO),
+    "deploy_cpu_second": lambda r: Fraction(r["deploy_cpu_ns"], NANO),
     "memory_gb_second": lambda r: Fraction(
-        r["peak_memory_bytes"] * r["memory_ns"] + r["model_memory_peak_bytes"] * r["infer_ns"], EXA
+        r["peak_memory_bytes"] * r["memory_ns"] + r["model_memory_peak_bytes"] * r["model_memory_ns"], EXA
     ),
-    "request": lambda r: Fraction(1),
+    "request": lambda r: Fraction(r["kind"] == "invocation"),
+    "start": lambda r: Fraction(r["cold"]),
     "gb_in": lambda r: Fraction(r["bytes_in"], NANO),
     "gb_out": lambda r: Fraction(r["bytes_out"], NANO),
 }
 
 # Sums of a usage report that are sums of a record's fields, and memory in 10^-18 gigabyte-seconds.
-COUNTS = ["guest_cpu_ns", "inference_cpu_ns", "cold_start_cpu_ns", "bytes_in", "bytes_out"]
+CPU = ["guest_cpu_ns", "inference_cpu_ns", "cold_start_cpu_ns", "outbound_cpu_ns", "handler_cpu_ns", "deploy_cpu_ns"]
+COUNTS = [*CPU, "bytes_in", "bytes_out"]
+KINDS = {"invocation": "invocations", "deployment": "deployments"}
 
 
 def attos(text):
@@ -44,9 +50,9 @@ def attos(text):
 
 
 def is_free(record):
-    """The platform's own failures cost nothing."""
+    """The platform's own failures cost nothing, nor does what never began."""
     outcome = record["outcome"]
-    return outcome in ("platform_error", "start_failed") or (outcome == "host_memory" and record["status"] == 503)
+    return outcome in ("platform_error", "start_failed") or (outcome == "host_memory" and record["guest_cpu_ns"] == 0)
 
 
 def charge(record, plan):
@@ -94,16 +100,17 @@ def sums_of(records):
     sums = defaultdict(lambda: defaultdict(int))
     for r in records:
         row = sums[r["function"], r["started_at"][:10], r["currency"]]
-        row["invocations"] += 1
+        row[KINDS[r["kind"]]] += 1
         row["charge"] += attos(r["charge"])
-        row["memory_gb_s"] += r["peak_memory_bytes"] * r["memory_ns"] + r["model_memory_peak_bytes"] * r["infer_ns"]
+        row["memory_gb_s"] += r["peak_memory_bytes"] * r["memory_ns"]
+        row["memory_gb_s"] += r["model_memory_peak_bytes"] * r["model_memory_ns"]
         for name in COUNTS:
             row[name] += r[name]
     return sums
 
 
 def reported(row):
-    sums = {name: row[name] for name in ["invocations", *COUNTS]}
+    sums = {name: row[name] for name in [*KINDS.values(), *COUNTS]}
     return sums | {name: attos(row[name]) for name in ["charge", "memory_gb_s"]}
 
 
@@ -118,7 +125,9 @@ def main():
     found = {"records": 0, "without_plan": 0, "differences": 0, "sums_compared": 0, "sums_that_differ": 0}
     outcomes, currencies = defaultdict(int), defaultdict(int)
     for tenant in arguments.tenant or [None]:
-        records, _ = api.pages("invocations", "invocations", "before", tenant=tenant)
+        records = []
+        for kind in KINDS:
+            records += api.pages("invocations", "invocations", "before", tenant=tenant, kind=kind)[0]
         for record in records:
             found["records"] += 1
             outcomes[record["outcome"]] += 1
@@ -138,7 +147,7 @@ def main():
             key = row["function"], row["day"], row["currency"]
             totals[row["currency"]] += attos(row["charge"])
             found["sums_compared"] += 1
-            if reported(row) != dict(sums.pop(key, {})):
+            if reported(row) != {name: 0 for name in KINDS.values()} | dict(sums.pop(key, {})):
                 found["sums_that_differ"] += 1
                 print(f"the sums of {key} differ: {row}", file=sys.stderr)
         # Records without a row of sums, and totals that are not the sums of their rows.

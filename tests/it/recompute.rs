@@ -15,6 +15,8 @@ const CLIENTS: usize = 12;
 const PRICES: &str = "[prices]\ncurrency = \"USD\"\nguest_cpu_second = \"0.000020123\"\n\
     inference_cpu_second = \"0.000031417\"\ncold_start_cpu_second = \"0.000000007\"\n\
     memory_gb_second = \"0.000002500000000123\"\nrequest = \"0.000000200000000001\"\n\
+    start = \"0.000010000000000001\"\noutbound_cpu_second = \"0.000021001\"\n\
+    handler_cpu_second = \"0.000019003\"\ndeploy_cpu_second = \"0.000018007\"\n\
     gb_in = \"0.010000003\"\ngb_out = \"0.090000007\"\n";
 const EUROS: &str = "[prices]\ncurrency = \"EUR\"\nmemory_gb_second = \"0.000003141592653589\"\n";
 

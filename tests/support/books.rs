@@ -4,6 +4,16 @@ use crate::Host;
 use crate::process::CpuMark;
 use std::process::{Child, Command, Stdio};
 
+/// The fields of a record, and of a usage report, that are billed CPU time.
+pub const BILLED: [&str; 6] = [
+    "guest_cpu_ns",
+    "inference_cpu_ns",
+    "cold_start_cpu_ns",
+    "outbound_cpu_ns",
+    "handler_cpu_ns",
+    "deploy_cpu_ns",
+];
+
 /// CPU seconds of the host at one moment.
 pub struct Books {
     kernel: CpuMark,

@@ -9,6 +9,7 @@ pub mod host;
 pub mod load;
 pub mod neighbour;
 pub mod package;
+pub mod peer;
 pub mod plain;
 pub mod process;
 pub mod wat;

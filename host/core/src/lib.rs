@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod memory;
 pub mod money;
 pub mod outcome;
+pub mod pace;
 pub mod price;
 pub mod retention;
 pub mod sample;

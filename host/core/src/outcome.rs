@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)?) => {
-        /// How an invocation ended. What ran is billed for every one of them, save
-        /// [`Outcome::StartFailed`], [`Outcome::HostMemory`] and [`Outcome::PlatformError`].
+        /// How an invocation, or a deployment, ended. What ran is billed for every one of them, save
+        /// [`Outcome::StartFailed`] and [`Outcome::PlatformError`], and [`Outcome::HostMemory`] where the guest
+        /// never began: see [`UsageRecord::is_charged`](crate::UsageRecord::is_charged).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Outcome { $($(#[$doc])* $variant),+ }
@@ -54,8 +55,10 @@ outcomes! {
     ClientGone = "client_gone",
     /// The function could not be started.
     StartFailed = "start_failed",
-    /// The host had no memory left for it. Never billed.
+    /// The host had no memory left for it. Billed where the guest had begun, with what it computed.
     HostMemory = "host_memory",
+    /// Of a deployment: the package was refused.
+    Refused = "refused",
     /// The platform failed. Never billed.
     PlatformError = "platform_error",
 }

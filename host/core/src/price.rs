@@ -1,7 +1,7 @@
 //! What a unit of each metered quantity costs, and the rating of a usage record.
 
 use crate::money::{Charge, Currency, CurrencyError, MoneyError};
-use crate::usage::{Phases, Quantities};
+use crate::usage::{Kind, UsageRecord};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use std::cmp::Ordering;
@@ -27,10 +27,18 @@ pub struct PricePlan {
     pub inference_cpu_second: String,
     /// One second of CPU time spent on a cold start.
     pub cold_start_cpu_second: String,
+    /// One second of the host's CPU time for guests' calls to other hosts.
+    pub outbound_cpu_second: String,
+    /// One second of the host's own CPU time for invocations.
+    pub handler_cpu_second: String,
+    /// One second of CPU time of deployments.
+    pub deploy_cpu_second: String,
     /// 10^9 bytes of the peak memory of an instance, or of a model's run, held for one second.
     pub memory_gb_second: String,
     /// One invocation.
     pub request: String,
+    /// One cold start, of the invocation that triggered it.
+    pub start: String,
     /// 10^9 bytes received from clients.
     pub gb_in: String,
     /// 10^9 bytes sent to clients.
@@ -46,9 +54,13 @@ impl Default for PricePlan {
             currency: "USD".into(),
             guest_cpu_second: cpu.clone(),
             inference_cpu_second: cpu.clone(),
-            cold_start_cpu_second: cpu,
+            cold_start_cpu_second: cpu.clone(),
+            outbound_cpu_second: cpu.clone(),
+            handler_cpu_second: cpu.clone(),
+            deploy_cpu_second: cpu,
             memory_gb_second: "0.0000025".into(),
             request: free.clone(),
+            start: free.clone(),
             gb_in: free.clone(),
             gb_out: free,
         }
@@ -138,8 +150,12 @@ pub struct Prices {
     guest_attos_ns: i128,
     inference_attos_ns: i128,
     cold_attos_ns: i128,
+    outbound_attos_ns: i128,
+    handler_attos_ns: i128,
+    deploy_attos_ns: i128,
     memory_attos_gb_s: i128,
     request_attos: i128,
+    start_attos: i128,
     in_attos_byte: i128,
     out_attos_byte: i128,
 }
@@ -152,13 +168,17 @@ const LINE_ATTOS_MAX: i128 = 10i128.pow(37);
 
 impl PricePlan {
     /// Every price with its field's name, in the order of the plan's text.
-    fn amounts(&self) -> [(&'static str, &str); 7] {
+    fn amounts(&self) -> [(&'static str, &str); 11] {
         [
             ("guest_cpu_second", &self.guest_cpu_second),
             ("inference_cpu_second", &self.inference_cpu_second),
             ("cold_start_cpu_second", &self.cold_start_cpu_second),
+            ("outbound_cpu_second", &self.outbound_cpu_second),
+            ("handler_cpu_second", &self.handler_cpu_second),
+            ("deploy_cpu_second", &self.deploy_cpu_second),
             ("memory_gb_second", &self.memory_gb_second),
             ("request", &self.request),
+            ("start", &self.start),
             ("gb_in", &self.gb_in),
             ("gb_out", &self.gb_out),
         ]
@@ -182,8 +202,12 @@ impl PricePlan {
             guest_attos_ns: per_billionth("guest_cpu_second", &self.guest_cpu_second)?,
             inference_attos_ns: per_billionth("inference_cpu_second", &self.inference_cpu_second)?,
             cold_attos_ns: per_billionth("cold_start_cpu_second", &self.cold_start_cpu_second)?,
+            outbound_attos_ns: per_billionth("outbound_cpu_second", &self.outbound_cpu_second)?,
+            handler_attos_ns: per_billionth("handler_cpu_second", &self.handler_cpu_second)?,
+            deploy_attos_ns: per_billionth("deploy_cpu_second", &self.deploy_cpu_second)?,
             memory_attos_gb_s: amount("memory_gb_second", &self.memory_gb_second)?,
             request_attos: amount("request", &self.request)?,
+            start_attos: amount("start", &self.start)?,
             in_attos_byte: per_billionth("gb_in", &self.gb_in)?,
             out_attos_byte: per_billionth("gb_out", &self.gb_out)?,
         })
@@ -215,9 +239,13 @@ pub struct Lines {
     pub guest_cpu: Charge,
     pub inference_cpu: Charge,
     pub cold_start_cpu: Charge,
+    pub outbound_cpu: Charge,
+    pub handler_cpu: Charge,
+    pub deploy_cpu: Charge,
     pub memory: Charge,
     pub model_memory: Charge,
     pub request: Charge,
+    pub start: Charge,
     pub bytes: Charge,
     /// 0 to 2 of 10^-18.
     pub rounding: Charge,
@@ -225,8 +253,9 @@ pub struct Lines {
 
 impl Lines {
     pub fn total(&self) -> Charge {
-        let cpu = self.guest_cpu + self.inference_cpu + self.cold_start_cpu;
-        cpu + self.memory + self.model_memory + self.request + self.bytes + self.rounding
+        let cpu = self.guest_cpu + self.inference_cpu + self.cold_start_cpu + self.outbound_cpu;
+        let cpu = cpu + self.handler_cpu + self.deploy_cpu;
+        cpu + self.memory + self.model_memory + self.request + self.start + self.bytes + self.rounding
     }
 }
 
@@ -267,20 +296,31 @@ fn rounding(attos: i128, parts: i128) -> Charge {
 }
 
 impl Prices {
-    /// Prices the quantities of one invocation; of its phases the time of its models' runs counts.
-    pub fn rate(&self, q: &Quantities, phases: &Phases) -> Lines {
+    /// What a record is charged: nothing where it is not charged, and else the sum of its lines.
+    pub fn charge(&self, record: &UsageRecord) -> Charge {
+        if record.is_charged() { self.rate(record).total() } else { Charge::ZERO }
+    }
+
+    /// Prices what a record has used.
+    pub fn rate(&self, record: &UsageRecord) -> Lines {
+        let q = &record.quantities;
         // Whole prices of a billionth: nothing is cut off of them.
         let whole = |n: u64, attos: i128| Charge::from_attos(i128::from(n) * attos);
+        let once = |is_due: bool, attos: i128| whole(u64::from(is_due), attos);
         // 10^9 bytes for 10^9 ns make a gigabyte-second.
         let memory = Exact::per_quintillion(q.memory_byte_ns(), self.memory_attos_gb_s);
-        let model_memory = Exact::per_quintillion(q.model_memory_byte_ns(phases), self.memory_attos_gb_s);
+        let model_memory = Exact::per_quintillion(q.model_memory_byte_ns(), self.memory_attos_gb_s);
         let mut lines = Lines {
             guest_cpu: whole(q.guest_cpu_ns, self.guest_attos_ns),
             inference_cpu: whole(q.inference_cpu_ns, self.inference_attos_ns),
             cold_start_cpu: whole(q.cold_start_cpu_ns, self.cold_attos_ns),
+            outbound_cpu: whole(q.outbound_cpu_ns, self.outbound_attos_ns),
+            handler_cpu: whole(q.handler_cpu_ns, self.handler_attos_ns),
+            deploy_cpu: whole(q.deploy_cpu_ns, self.deploy_attos_ns),
             memory: memory.cut(),
             model_memory: model_memory.cut(),
-            request: Charge::from_attos(self.request_attos),
+            request: once(record.kind == Kind::Invocation, self.request_attos),
+            start: once(record.cold, self.start_attos),
             bytes: whole(q.bytes_in, self.in_attos_byte) + whole(q.bytes_out, self.out_attos_byte),
             rounding: Charge::ZERO,
         };
@@ -292,36 +332,82 @@ impl Prices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::usage::{Phases, Quantities};
+    use crate::{InvocationId, Outcome};
     use num_bigint::BigInt;
     use num_rational::BigRational;
     use rand::rngs::SmallRng;
     use rand::{RngExt, SeedableRng};
 
+    fn record(quantities: Quantities) -> UsageRecord {
+        UsageRecord {
+            id: InvocationId::new(1, 1),
+            kind: Kind::Invocation,
+            tenant: "acme".parse().expect("name"),
+            function: "hello".parse().expect("name"),
+            version: 1,
+            started_unix_ns: 1,
+            outcome: Outcome::Ok,
+            status: 200,
+            cold: false,
+            inferences: 0,
+            quantities,
+            phases: Phases::default(),
+            charge: Charge::ZERO,
+            currency: Currency::UNSTATED,
+            price_plan: None,
+        }
+    }
+
     #[test]
     fn a_second_of_cpu_costs_the_price_of_a_second() {
         let prices = PricePlan::default().checked().expect("the default plan is valid");
         let q = Quantities { guest_cpu_ns: 1_000_000_000, ..Default::default() };
-        assert_eq!(prices.rate(&q, &Phases::default()).total(), "0.00002".parse().expect("decimal"));
+        assert_eq!(prices.rate(&record(q)).total(), "0.00002".parse().expect("decimal"));
         let q = Quantities { peak_memory_bytes: 2_000_000_000, memory_ns: 500_000_000, ..Default::default() };
-        assert_eq!(prices.rate(&q, &Phases::default()).total(), "0.0000025".parse().expect("decimal"));
+        assert_eq!(prices.rate(&record(q)).total(), "0.0000025".parse().expect("decimal"));
     }
 
     #[test]
     fn memory_of_models_costs_as_much_as_other_memory_for_as_long_as_they_run() {
         let prices = PricePlan::default().checked().expect("the default plan is valid");
-        let phases = Phases { infer_ns: 500_000_000, total_ns: 9_000_000_000, ..Default::default() };
         let q = Quantities {
+            model_memory_ns: 500_000_000,
             peak_memory_bytes: 1_000_000_000,
             model_memory_peak_bytes: 3_000_000_000,
             memory_ns: 2_000_000_000,
             ..Default::default()
         };
-        let lines = prices.rate(&q, &phases);
+        let lines = prices.rate(&record(q));
         assert_eq!(lines.memory, "0.000005".parse().expect("decimal"));
         assert_eq!(lines.model_memory, "0.00000375".parse().expect("decimal"));
         assert_eq!(lines.total(), "0.00000875".parse().expect("decimal"));
         // Where no model ran, nothing is charged for its memory.
-        assert_eq!(prices.rate(&q, &Phases::default()).model_memory, Charge::ZERO);
+        let none = Quantities { model_memory_ns: 0, ..q };
+        assert_eq!(prices.rate(&record(none)).model_memory, Charge::ZERO);
+    }
+
+    #[test]
+    fn each_kind_of_cpu_time_has_a_line_and_requests_and_starts_have_fixed_ones() {
+        let plan = PricePlan {
+            outbound_cpu_second: "2".into(),
+            handler_cpu_second: "3".into(),
+            deploy_cpu_second: "4".into(),
+            request: "10".into(),
+            start: "100".into(),
+            ..PricePlan::default()
+        };
+        let prices = plan.checked().expect("valid");
+        let second = 1_000_000_000;
+        let q = Quantities { outbound_cpu_ns: second, handler_cpu_ns: second, ..Default::default() };
+        let of = |units: i64| units.to_string().parse::<Charge>().expect("decimal");
+        assert_eq!(prices.charge(&record(q)), of(15));
+        assert_eq!(prices.charge(&UsageRecord { cold: true, ..record(q) }), of(115));
+        let deployed = Quantities { deploy_cpu_ns: second, ..Default::default() };
+        let deployed = UsageRecord { kind: Kind::Deployment, ..record(deployed) };
+        assert_eq!(prices.charge(&deployed), of(4));
+        let failed = UsageRecord { outcome: Outcome::PlatformError, ..deployed };
+        assert_eq!(prices.charge(&failed), Charge::ZERO);
     }
 
     #[test]
@@ -334,9 +420,10 @@ mod tests {
             peak_memory_bytes: bytes,
             model_memory_peak_bytes: bytes,
             memory_ns: ns,
+            model_memory_ns: ns,
             ..Default::default()
         };
-        let lines = prices.rate(&q, &Phases { infer_ns: ns, ..Default::default() });
+        let lines = prices.rate(&record(q));
         // 2^36 bytes for 1,000 s are 68,719.476736 GB-s.
         assert_eq!(lines.model_memory, "68719476736".parse().expect("decimal"));
         assert_eq!(lines.total(), lines.memory + lines.model_memory);
@@ -351,10 +438,11 @@ mod tests {
             peak_memory_bytes: max,
             model_memory_peak_bytes: max,
             memory_ns: max,
+            model_memory_ns: max,
             bytes_in: max,
             ..Default::default()
         };
-        let lines = plan.checked().expect("valid").rate(&q, &Phases { infer_ns: max, ..Default::default() });
+        let lines = plan.checked().expect("valid").rate(&record(q));
         assert_eq!(lines.memory.attos(), LINE_ATTOS_MAX);
         assert!(lines.total() > lines.memory);
     }
@@ -368,20 +456,26 @@ mod tests {
     }
 
     /// The charge in 10^-18 of the currency's unit, computed anew from the plan's decimal texts.
-    fn by_fractions(plan: &PricePlan, q: &Quantities, p: &Phases) -> BigInt {
+    fn by_fractions(plan: &PricePlan, record: &UsageRecord) -> BigInt {
         let price = |text: &str| {
             let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
             let digits: BigInt = format!("{whole}{fraction}").parse().expect("digits");
             BigRational::new(digits, BigInt::from(10).pow(u32::try_from(fraction.len()).expect("short")))
         };
+        let q = &record.quantities;
         let n = |n: u64| BigRational::from(BigInt::from(n));
         let (nano, exa) = (n(1_000_000_000), n(1_000_000_000_000_000_000));
-        let memory = n(q.peak_memory_bytes) * n(q.memory_ns) + n(q.model_memory_peak_bytes) * n(p.infer_ns);
+        let memory =
+            n(q.peak_memory_bytes) * n(q.memory_ns) + n(q.model_memory_peak_bytes) * n(q.model_memory_ns);
         let sum = price(&plan.guest_cpu_second) * n(q.guest_cpu_ns) / &nano
             + price(&plan.inference_cpu_second) * n(q.inference_cpu_ns) / &nano
             + price(&plan.cold_start_cpu_second) * n(q.cold_start_cpu_ns) / &nano
+            + price(&plan.outbound_cpu_second) * n(q.outbound_cpu_ns) / &nano
+            + price(&plan.handler_cpu_second) * n(q.handler_cpu_ns) / &nano
+            + price(&plan.deploy_cpu_second) * n(q.deploy_cpu_ns) / &nano
             + price(&plan.memory_gb_second) * memory / &exa
-            + price(&plan.request)
+            + price(&plan.request) * n((record.kind == Kind::Invocation).into())
+            + price(&plan.start) * n(record.cold.into())
             + price(&plan.gb_in) * n(q.bytes_in) / &nano
             + price(&plan.gb_out) * n(q.bytes_out) / &nano;
         half_to_even(&(sum * exa))
@@ -404,8 +498,12 @@ mod tests {
                 guest_cpu_second: decimal(9, 999_999),
                 inference_cpu_second: decimal(9, 999_999),
                 cold_start_cpu_second: decimal(9, 999_999),
+                outbound_cpu_second: decimal(9, 999_999),
+                handler_cpu_second: decimal(9, 999_999),
+                deploy_cpu_second: decimal(9, 999_999),
                 memory_gb_second: decimal(18, 999_999),
                 request: decimal(18, 999_999),
+                start: decimal(18, 999_999),
                 gb_in: decimal(9, 999_999),
                 gb_out: decimal(9, 999_999),
             };
@@ -415,19 +513,21 @@ mod tests {
                 guest_cpu_ns: up_to(1_000_000_000_000),
                 inference_cpu_ns: up_to(1_000_000_000_000),
                 cold_start_cpu_ns: up_to(1_000_000_000_000),
+                outbound_cpu_ns: up_to(1_000_000_000_000),
+                handler_cpu_ns: up_to(1_000_000_000_000),
+                deploy_cpu_ns: up_to(1_000_000_000_000),
                 peak_memory_bytes: memory,
                 model_memory_peak_bytes: up_to(64 << 30),
                 memory_ns: if n % 4 == 0 { 10u64.pow(8) * up_to(9_999) } else { up_to(1_000_000_000_000) },
+                model_memory_ns: if n % 4 == 0 { 0 } else { up_to(1_000_000_000_000) },
                 bytes_in: up_to(1 << 40),
                 bytes_out: up_to(1 << 40),
             };
-            let phases = Phases {
-                infer_ns: if n % 4 == 0 { 0 } else { up_to(1_000_000_000_000) },
-                ..Default::default()
-            };
-            let lines = plan.checked().expect("valid").rate(&q, &phases);
+            let kind = if n % 3 == 0 { Kind::Deployment } else { Kind::Invocation };
+            let record = UsageRecord { kind, cold: n % 5 == 0, ..record(q) };
+            let lines = plan.checked().expect("valid").rate(&record);
             rounded_up += u32::from(lines.rounding > Charge::ZERO);
-            wrong += u32::from(BigInt::from(lines.total().attos()) != by_fractions(&plan, &q, &phases));
+            wrong += u32::from(BigInt::from(lines.total().attos()) != by_fractions(&plan, &record));
         }
         println!("20000 records, {rounded_up} rounded up, {wrong} differ from fractions");
         assert_eq!(wrong, 0);
@@ -457,7 +557,9 @@ mod tests {
             plan.text,
             "rule = \"vesta-price/1\"\ncurrency = \"USD\"\nguest_cpu_second = \"0.00002\"\n\
              inference_cpu_second = \"0.00002\"\ncold_start_cpu_second = \"0.00002\"\n\
-             memory_gb_second = \"0.0000025\"\nrequest = \"0\"\ngb_in = \"0\"\ngb_out = \"0\"\n"
+             outbound_cpu_second = \"0.00002\"\nhandler_cpu_second = \"0.00002\"\n\
+             deploy_cpu_second = \"0.00002\"\nmemory_gb_second = \"0.0000025\"\nrequest = \"0\"\n\
+             start = \"0\"\ngb_in = \"0\"\ngb_out = \"0\"\n"
         );
         assert_eq!(plan.id, PlanId::of(&plan.text));
         assert_eq!(plan.id.to_string().parse(), Ok(plan.id));

@@ -2,6 +2,21 @@
 
 use crate::{Charge, Currency, FunctionName, InvocationId, Outcome, PlanId, TenantName};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// CPU time that adds up while something is done, from several threads.
+#[derive(Debug, Default)]
+pub struct CpuTime(AtomicU64);
+
+impl CpuTime {
+    pub fn add(&self, ns: u64) {
+        self.0.fetch_add(ns, Relaxed);
+    }
+    /// So far, in nanoseconds.
+    pub fn ns(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
 
 /// What is metered and priced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -13,16 +28,32 @@ pub struct Quantities {
     /// Thread CPU time of the cold start that this request triggered, in nanoseconds; 0 where it found the
     /// function warm.
     pub cold_start_cpu_ns: u64,
+    /// CPU time of the host for the guest's calls to other hosts, in nanoseconds: looking their names up,
+    /// connecting, TLS, HTTP, and passing bodies on.
+    // Records of before are without it, in a journal that an older host has left. So it is below.
+    #[serde(default)]
+    pub outbound_cpu_ns: u64,
+    /// CPU time of the host itself for the invocation, from the head of its request to its record, in nanoseconds:
+    /// finding the function, reading and writing bodies. Over HTTP/2 the frames of a connection are not in it.
+    #[serde(default)]
+    pub handler_cpu_ns: u64,
+    /// CPU time of a deployment, in nanoseconds: receiving blobs, compiling, initialising, checking and trying models.
+    #[serde(default)]
+    pub deploy_cpu_ns: u64,
     /// The most that the instance held at once: its linear memories and the tensors that the host held for
     /// it, in bytes.
     pub peak_memory_bytes: u64,
     /// The most that a run of a model held beyond the model's weights, in bytes; 0 where none ran. Held for
-    /// [`Phases::infer_ns`].
-    // Records of before are without it, in a journal that an older host has left.
+    /// `model_memory_ns`.
     #[serde(default)]
     pub model_memory_peak_bytes: u64,
-    /// The instance's life without the platform's queueing, in nanoseconds.
+    /// How long the invocation held its memory, in nanoseconds: the time in which its guest computed (its CPU
+    /// time), its models computed (`model_memory_ns`), or it waited for its own input and output. Waiting for a core,
+    /// for an inference slot or for the platform is not in it, so that a busy neighbour makes nothing dearer.
     pub memory_ns: u64,
+    /// How long models computed, in nanoseconds: the CPU time of each run over the threads that it has.
+    #[serde(default)]
+    pub model_memory_ns: u64,
     /// Bytes of the request's body that were read.
     pub bytes_in: u64,
     /// Bytes of the response's body that were sent.
@@ -32,7 +63,8 @@ pub struct Quantities {
 impl Quantities {
     /// All CPU time that is billed, in nanoseconds.
     pub fn billed_cpu_ns(&self) -> u64 {
-        self.guest_cpu_ns + self.inference_cpu_ns + self.cold_start_cpu_ns
+        let of_invocation = self.guest_cpu_ns + self.inference_cpu_ns + self.cold_start_cpu_ns;
+        of_invocation + self.outbound_cpu_ns + self.handler_cpu_ns + self.deploy_cpu_ns
     }
 
     /// Memory of the instance, as long as it was held: bytes times nanoseconds.
@@ -40,9 +72,9 @@ impl Quantities {
         i128::from(self.peak_memory_bytes).saturating_mul(self.memory_ns.into())
     }
 
-    /// Memory of the models' runs, as long as they ran: bytes times nanoseconds.
-    pub fn model_memory_byte_ns(&self, phases: &Phases) -> i128 {
-        i128::from(self.model_memory_peak_bytes).saturating_mul(phases.infer_ns.into())
+    /// Memory of the models' runs, as long as they computed: bytes times nanoseconds.
+    pub fn model_memory_byte_ns(&self) -> i128 {
+        i128::from(self.model_memory_peak_bytes).saturating_mul(self.model_memory_ns.into())
     }
 }
 
@@ -65,12 +97,39 @@ pub struct Phases {
     pub total_ns: u64,
 }
 
-/// One invocation as it is billed. Its id is permanent and unique; posting it twice changes nothing.
+/// What a record is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    #[default]
+    Invocation,
+    Deployment,
+}
+
+impl Kind {
+    /// The name used in records and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Invocation => "invocation",
+            Kind::Deployment => "deployment",
+        }
+    }
+    /// The kind of that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Kind> {
+        [Kind::Invocation, Kind::Deployment].into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// One invocation, or one deployment, as it is billed. Its id is permanent and unique; posting it twice changes
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRecord {
     pub id: InvocationId,
+    #[serde(default)]
+    pub kind: Kind,
     pub tenant: TenantName,
     pub function: FunctionName,
+    /// The version that ran, or that came of the deployment; 0 where none did.
     pub version: u32,
     /// Start of the invocation: nanoseconds since 1970 by the wall clock.
     pub started_unix_ns: i64,
@@ -96,14 +155,26 @@ pub struct UsageRecord {
     pub price_plan: Option<PlanId>,
 }
 
+impl UsageRecord {
+    /// Whether anything is charged. What a guest computed is charged, whatever it asked for at its end; what
+    /// never began, and what the platform failed at, is free.
+    pub fn is_charged(&self) -> bool {
+        match self.outcome {
+            Outcome::PlatformError | Outcome::StartFailed => false,
+            Outcome::HostMemory => self.quantities.guest_cpu_ns > 0,
+            _ => true,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_record_of_before_is_read_and_has_no_model_memory_currency_or_plan() {
-        let record = UsageRecord {
+    fn record() -> UsageRecord {
+        UsageRecord {
             id: InvocationId::new(1, 1),
+            kind: Kind::Invocation,
             tenant: "acme".parse().expect("name"),
             function: "hello".parse().expect("name"),
             version: 1,
@@ -117,16 +188,43 @@ mod tests {
             charge: Charge::ZERO,
             currency: "EUR".parse().expect("code"),
             price_plan: Some("0123456789ab".parse().expect("id")),
-        };
-        let line = serde_json::to_value(&record).expect("JSON");
+        }
+    }
+
+    #[test]
+    fn a_record_of_before_is_read_without_what_came_later() {
+        let line = serde_json::to_value(record()).expect("JSON");
         assert_eq!((&line["currency"], &line["price_plan"]), (&"EUR".into(), &"0123456789ab".into()));
-        assert_eq!(serde_json::from_value::<UsageRecord>(line).expect("read"), record);
-        let mut line = serde_json::to_value(&record).expect("JSON");
+        assert_eq!(serde_json::from_value::<UsageRecord>(line.clone()).expect("read"), record());
+        let mut line = line;
         let fields = line.as_object_mut().expect("an object");
-        for field in ["model_memory_peak_bytes", "currency", "price_plan"] {
+        for (field, default) in [
+            ("kind", "invocation".into()),
+            ("model_memory_peak_bytes", 0.into()),
+            ("model_memory_ns", 0.into()),
+            ("outbound_cpu_ns", 0.into()),
+            ("handler_cpu_ns", 0.into()),
+            ("deploy_cpu_ns", serde_json::Value::from(0)),
+        ] {
+            assert_eq!(fields.remove(field), Some(default), "{field}");
+        }
+        for field in ["currency", "price_plan"] {
             assert!(fields.remove(field).is_some(), "{field}");
         }
-        let old = UsageRecord { currency: Currency::UNSTATED, price_plan: None, ..record };
+        let old = UsageRecord { currency: Currency::UNSTATED, price_plan: None, ..record() };
         assert_eq!(serde_json::from_value::<UsageRecord>(line).expect("read"), old);
+    }
+
+    #[test]
+    fn what_never_began_is_free_and_what_a_guest_computed_is_not() {
+        let ended = |outcome, guest_cpu_ns| {
+            let quantities = Quantities { guest_cpu_ns, ..Quantities::default() };
+            UsageRecord { outcome, quantities, ..record() }.is_charged()
+        };
+        for outcome in Outcome::ALL {
+            let is_free = matches!(outcome, Outcome::PlatformError | Outcome::StartFailed);
+            assert_eq!(ended(*outcome, 1_000), !is_free, "{outcome:?}");
+        }
+        assert!(!ended(Outcome::HostMemory, 0));
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn common() -> Config {
 
 /// Settings of the host that runs guests: instances come from a pool of pre-reserved slots.
 ///
-/// `instances` is how many may live at once; address space is reserved for each, memory is not.
+/// `instances` is how many may be there at once; address space is reserved for each, memory is not.
 pub(crate) fn serving(instances: u32) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances);

@@ -28,7 +28,7 @@ pub use error::EngineError;
 pub use guest::{Ended, Invocation, Run};
 pub use imports::logs;
 pub use load::{LoadReport, Loaded};
-pub use meter::{Meter, ModelFailure, cpu, processes};
+pub use meter::{Meter, ModelFailure, cpu, handler, processes};
 pub use prepare::child::ChildLimits;
 pub use prepare::child_main;
 pub use runtime::{Runtime, RuntimeConfig};

@@ -120,6 +120,8 @@ pub(crate) struct Loader {
     pub memory: Arc<InstanceMemory>,
     pub ticker: Arc<Ticker>,
     pub idle_of_host: Arc<IdleOfHost<Instance>>,
+    /// Of instances.
+    pub places: Arc<Semaphore>,
     pub outbound_allow_networks: Vec<IpNet>,
     pub lookups: Arc<Lookups>,
 }
@@ -215,6 +217,7 @@ impl Loader {
             reuse,
             idle: (reuse > 1).then(idle),
             idle_of_host: self.idle_of_host.clone(),
+            places: self.places.clone(),
             instance_ns: AtomicU64::new(0),
             held,
         };

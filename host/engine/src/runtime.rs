@@ -5,11 +5,13 @@ use crate::config;
 use crate::error::{EngineError, runtime_error};
 use crate::files::{CodeStore, Seals};
 use crate::guest::Instance;
+use crate::guest::ender::{Ender, EnderLimits};
 use crate::guest::epoch::Ticker;
 use crate::guest::idle::IdleOfHost;
 use crate::guest::linker::linker;
 use crate::imports::lookups::Lookups;
 use crate::load::{self, LoadReport, Loaded, Loader, sealed_model, source};
+use crate::meter::cpu::spending;
 use crate::meter::share::{EndIdle, InstanceMemory};
 use crate::models::{Inference, InferenceSlots, LoadedModels, Program, Stock};
 use crate::prepare::child::{self, Answer, CODE_FILE, ChildLimits, Job};
@@ -24,12 +26,18 @@ use vesta_core::Digest;
 use vesta_core::manifest::{ModelRef, PackageManifest};
 use vesta_core::memory::{Grant, Part, Reservation};
 use vesta_core::slots::SlotsConfig;
+use vesta_core::usage::CpuTime;
 use vesta_core::vital::Vitals;
 use vesta_nn::{ModelInfo, ModelLimits};
 
 /// CPU time that a tenant's runs are granted in a round of the slots, in nanoseconds: a few runs of a usual
 /// model.
 const QUANTUM_NS: u64 = 100_000_000;
+
+/// Of the memory budget and of the places of instances, what may be given to others while it is still there.
+const ENDING_SHARE: u64 = 8;
+/// At least so many instances.
+const ENDING_MIN: u32 = 64;
 
 /// What a runtime is made with.
 #[derive(Debug, Clone)]
@@ -69,7 +77,9 @@ pub struct Runtime {
 impl Runtime {
     /// `memory` is the host's budget, and whoever makes room in it.
     pub fn new(config: RuntimeConfig, memory: Arc<dyn Grant>) -> Result<Runtime, EngineError> {
-        let engine = wasmtime::Engine::new(&config::serving(config.instances_max)).map_err(runtime_error)?;
+        let ending = (config.instances_max / ENDING_SHARE as u32).max(ENDING_MIN);
+        let pooled = config.instances_max.saturating_add(ending);
+        let engine = wasmtime::Engine::new(&config::serving(pooled)).map_err(runtime_error)?;
         let linker = linker(&engine).map_err(runtime_error)?;
         let seals = Arc::new(Seals::new(config.cache_key));
         let code = CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), seals.clone())?;
@@ -83,7 +93,11 @@ impl Runtime {
             let _ = &vital;
             weak.upgrade().inspect(|e| e.increment_epoch()).is_some()
         })?;
-        let idle_of_host = IdleOfHost::new();
+        let ender = Ender::start(EnderLimits {
+            count: ending as usize,
+            bytes: memory.memory().budget() / ENDING_SHARE,
+        })?;
+        let idle_of_host = IdleOfHost::new(ender);
         let memory = InstanceMemory::new(memory, idle_of_host.clone());
         let slots = SlotsConfig {
             slots: config.inference_slots,
@@ -112,6 +126,7 @@ impl Runtime {
             memory,
             ticker,
             idle_of_host: idle_of_host.clone(),
+            places: Arc::new(Semaphore::new(config.instances_max as usize)),
             outbound_allow_networks: config.outbound_allow_networks.clone(),
             lookups: Lookups::new(config.name_servers.clone()),
         };
@@ -135,10 +150,21 @@ impl Runtime {
     }
 
     /// Compiles a function's component in a child process and keeps the code. Done already: returns at once.
+    /// The CPU time goes to `spent`.
     pub async fn prepare_component(
         &self,
         manifest: &PackageManifest,
         blob: &Path,
+        spent: &CpuTime,
+    ) -> Result<(), EngineError> {
+        spending(spent, self.compile(manifest, blob, spent)).await
+    }
+
+    async fn compile(
+        &self,
+        manifest: &PackageManifest,
+        blob: &Path,
+        spent: &CpuTime,
     ) -> Result<(), EngineError> {
         let source = &source(manifest);
         if self.loader.code.verified(source).is_ok() {
@@ -146,7 +172,7 @@ impl Runtime {
         }
         let out = self.jobs.create()?;
         let job = Job::Compile { source: blob.into(), out: out.path().into(), snapshot: source.snapshot };
-        self.child(job).await?;
+        self.child(job, spent).await?;
         self.loader.code.adopt(source, &out.path().join(CODE_FILE))?;
         // Loaded once here, so that what the pool cannot hold is refused at deploy.
         self.loader.load_component(source).map(drop).map_err(|e| {
@@ -156,8 +182,22 @@ impl Runtime {
     }
 
     /// Checks a model in a child process, tries it with its samples, and keeps its prepared form. Done
-    /// already: tries it where it has samples, and else returns at once.
-    pub async fn prepare_model(&self, model: &ModelRef, source: &Path) -> Result<ModelInfo, EngineError> {
+    /// already: tries it where it has samples, and else returns at once. The CPU time goes to `spent`.
+    pub async fn prepare_model(
+        &self,
+        model: &ModelRef,
+        source: &Path,
+        spent: &CpuTime,
+    ) -> Result<ModelInfo, EngineError> {
+        spending(spent, self.check_model(model, source, spent)).await
+    }
+
+    async fn check_model(
+        &self,
+        model: &ModelRef,
+        source: &Path,
+        spent: &CpuTime,
+    ) -> Result<ModelInfo, EngineError> {
         let dir = self.loader.model_dir(&model.blob.digest);
         let (samples, limits) = (model.samples.clone(), self.config.model_limits.clone());
         if let Some(info) = read_info(&dir)
@@ -169,7 +209,7 @@ impl Runtime {
             if samples.is_empty() && is_tried {
                 return Ok(info);
             }
-            return match self.child(Job::Try { dir, samples, limits }).await? {
+            return match self.child(Job::Try { dir, samples, limits }, spent).await? {
                 Answer::Prepared(info) => Ok(*info),
                 _ => Err(another_question()),
             };
@@ -177,7 +217,7 @@ impl Runtime {
         let out = self.jobs.create()?;
         let (source, encoding) = (source.into(), model.encoding);
         let job = Job::Model { source, encoding, samples, out: out.path().into(), limits };
-        let Answer::Prepared(info) = self.child(job).await? else {
+        let Answer::Prepared(info) = self.child(job, spent).await? else {
             return Err(another_question());
         };
         let sealed = self.loader.seals.seal(&sealed_model(&dir, out.path()));
@@ -188,9 +228,9 @@ impl Runtime {
         Ok(*info)
     }
 
-    async fn child(&self, job: Job) -> Result<Answer, EngineError> {
+    async fn child(&self, job: Job, spent: &CpuTime) -> Result<Answer, EngineError> {
         let c = &self.config;
-        match child::run(&c.child_program, "prepare-worker", c.child_limits, job).await? {
+        match child::run(&c.child_program, "prepare-worker", c.child_limits, job, spent).await? {
             Answer::Refused { code, detail } => Err(EngineError::Refused { code, detail }),
             answer => Ok(answer),
         }

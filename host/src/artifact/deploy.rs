@@ -6,7 +6,10 @@
 //!                └──────────────────────▶ failed ◀────────┘
 //! ```
 
-use super::{ArtifactError, Artifacts, Prepare, PrepareError, ReceiveError, References, store};
+use super::prepare::metered;
+use super::{
+    ArtifactError, Artifacts, DeployBill, Deployed, Prepare, PrepareError, ReceiveError, References, store,
+};
 use crate::db::{Db, DbError};
 use crate::registry::{NewVersion, Registry, RegistryError};
 use bytes::Bytes;
@@ -20,6 +23,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use vesta_core::clock::Clock;
 use vesta_core::id::AliasName;
 use vesta_core::manifest::{BlobRef, ManifestError, PackageManifest};
+use vesta_core::usage::CpuTime;
 use vesta_core::{Digest, FunctionName, InvocationId, TenantName};
 
 /// Finished deployments that are still told about, for each tenant.
@@ -117,6 +121,8 @@ pub struct Deployment {
     pub error: Option<PrepareError>,
     manifest: Option<Arc<PackageManifest>>,
     receiving: HashSet<Digest>,
+    /// What it has cost so far.
+    spent: Arc<CpuTime>,
 }
 
 impl Deployment {
@@ -203,6 +209,7 @@ pub struct Deployments {
     artifacts: Arc<Artifacts>,
     registry: Arc<Registry>,
     prepare: Arc<dyn Prepare>,
+    bill: Arc<dyn DeployBill>,
     clock: Arc<dyn Clock>,
     limits: DeployLimits,
     all: DashMap<String, Deployment>,
@@ -220,6 +227,7 @@ impl Deployments {
         artifacts: Arc<Artifacts>,
         registry: Arc<Registry>,
         prepare: Arc<dyn Prepare>,
+        bill: Arc<dyn DeployBill>,
         clock: Arc<dyn Clock>,
         limits: DeployLimits,
     ) -> Result<Arc<Self>, OpenError> {
@@ -237,7 +245,19 @@ impl Deployments {
         let archives = Arc::new(Semaphore::new(ARCHIVES_MAX));
         let gate = Mutex::new(());
         let turns = DashMap::new();
-        Ok(Arc::new(Self { db, artifacts, registry, prepare, clock, limits, all, archives, turns, gate }))
+        Ok(Arc::new(Self {
+            db,
+            artifacts,
+            registry,
+            prepare,
+            bill,
+            clock,
+            limits,
+            all,
+            archives,
+            turns,
+            gate,
+        }))
     }
 
     /// Runs work on deployments to its end, though whoever waits for it goes away.
@@ -332,7 +352,8 @@ impl Deployments {
             Some(stated) if stated < size => return Err(ReceiveError::Short { got: stated, size }.into()),
             _ => {}
         }
-        let verified = self.artifacts.receive(&blob, bytes).await?;
+        let spent = self.spent(id);
+        let verified = metered(self.bill.as_ref(), &spent, self.artifacts.receive(&blob, bytes)).await?;
         let tenant = tenant.clone();
         let keep = async move {
             let this = &receiving.deployments;
@@ -439,12 +460,12 @@ impl Deployments {
         // Where there are several tenants, each has one preparation at a time.
         let turns = if self.registry.has_several_owners() { TURNS } else { 1 };
         let _turn = turn.acquire_many(turns as u32).await;
-        let path = self.artifacts.blob_path(&manifest.component.digest);
-        self.step(&id, "compile".into(), self.prepare.component(&manifest, &path)).await?;
+        let (path, spent) = (self.artifacts.blob_path(&manifest.component.digest), self.spent(&id));
+        self.step(&id, "compile".into(), self.prepare.component(&manifest, &path, &spent)).await?;
         let mut models = Vec::with_capacity(manifest.models.len());
         for model in &manifest.models {
             let path = self.artifacts.blob_path(&model.blob.digest);
-            let checked = self.prepare.model(model, &path);
+            let checked = self.prepare.model(model, &path, &spent);
             models.push(self.step(&id, format!("model {}", model.name), checked).await?);
         }
         self.prepare.fits(&manifest)?;
@@ -482,7 +503,27 @@ impl Deployments {
         result
     }
 
+    /// Where the CPU time of a deployment adds up.
+    fn spent(&self, id: &str) -> Arc<CpuTime> {
+        self.all.get(id).map(|d| d.spent.clone()).unwrap_or_default()
+    }
+
+    /// Takes a deployment that has ended to the books.
+    fn bill(&self, id: &str, ended: Result<u32, PrepareError>) {
+        let Some(deployment) = self.all.get(id) else { return };
+        let Ok(id) = deployment.id.parse() else { return };
+        self.bill.deployed(Deployed {
+            id,
+            tenant: deployment.tenant.clone(),
+            function: deployment.function.clone(),
+            began_unix_ms: deployment.created_unix_ms,
+            cpu_ns: deployment.spent.ns(),
+            ended,
+        });
+    }
+
     async fn finish(&self, id: &str, ended: Result<u32, PrepareError>) {
+        self.bill(id, ended.clone());
         let Some(row) = self.all.get(id).map(|d| d.row()) else { return };
         if let Err(e) = store::deployment_ended(&self.db, &row, &ended, FINISHED_MAX).await {
             tracing::error!("deployment {id}: {e}");
@@ -524,6 +565,7 @@ impl Deployments {
             }
         }
         for (row, ended) in expired {
+            self.bill(&row.id, ended.clone());
             store::deployment_ended(&self.db, &row, &ended, FINISHED_MAX).await?;
         }
         Ok(())
@@ -558,6 +600,7 @@ impl Deployment {
             error: None,
             manifest: None,
             receiving: HashSet::new(),
+            spent: Arc::default(),
         }
     }
 }

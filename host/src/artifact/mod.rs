@@ -8,7 +8,9 @@ mod prepare;
 mod receive;
 mod store;
 
-pub use prepare::{Prepare, PrepareError};
+#[cfg(test)]
+pub use prepare::testing;
+pub use prepare::{DeployBill, Deployed, Prepare, PrepareError};
 pub use receive::ReceiveError;
 
 use crate::db::{Db, DbError};

@@ -1,4 +1,5 @@
 use super::deploy::{DeployError, DeployLimits, DeployState, Deployment, Deployments};
+use super::testing::Billed;
 use super::*;
 use crate::db::testing;
 use crate::registry::Registry;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use vesta_core::clock::{Clock, Instant};
 use vesta_core::id::AliasName;
 use vesta_core::manifest::{Encoding, FORMAT, ModelRef};
+use vesta_core::usage::CpuTime;
 
 struct TestClock(AtomicI64);
 
@@ -21,6 +23,9 @@ impl Clock for TestClock {
         self.0.load(Ordering::SeqCst) * 1_000_000
     }
 }
+
+/// What it takes to compile one, in nanoseconds.
+const COMPILE_NS: u64 = 1_000_000_000;
 
 /// Refuses components that begin with "bad"; notes what it is told to discard.
 #[derive(Default)]
@@ -37,7 +42,9 @@ impl Prepare for TestPrepare {
         &'a self,
         _: &'a PackageManifest,
         blob: &'a Path,
+        spent: &'a CpuTime,
     ) -> BoxFuture<'a, Result<(), PrepareError>> {
+        spent.add(COMPILE_NS);
         Box::pin(async move {
             let bytes = std::fs::read(blob).expect("the blob is there");
             assert_ne!(bytes, b"panic");
@@ -53,6 +60,7 @@ impl Prepare for TestPrepare {
         &'a self,
         model: &'a ModelRef,
         _: &'a Path,
+        _: &'a CpuTime,
     ) -> BoxFuture<'a, Result<serde_json::Value, PrepareError>> {
         Box::pin(async move { Ok(serde_json::json!({ "name": model.name })) })
     }
@@ -68,6 +76,7 @@ struct House {
     registry: Arc<Registry>,
     artifacts: Arc<Artifacts>,
     deployments: Arc<Deployments>,
+    billed: Arc<Billed>,
 }
 
 impl House {
@@ -81,17 +90,19 @@ impl House {
         let artifacts = Arc::new(Artifacts::open(dir.path(), db.clone()).await.expect("artifacts"));
         let clock = Arc::new(TestClock(AtomicI64::new(10_000_000)));
         let prepare = Arc::new(TestPrepare::default());
+        let billed = Arc::new(Billed::default());
         let limits = DeployLimits { open_max: 3, package_bytes_max: 1_000_000, ..DeployLimits::default() };
         let deployments = Deployments::open(
             db,
             artifacts.clone(),
             registry.clone(),
             prepare.clone(),
+            billed.clone(),
             clock.clone(),
             limits,
         );
         let deployments = deployments.await.expect("deployments");
-        House { dir, clock, prepare, registry, artifacts, deployments }
+        House { dir, clock, prepare, registry, artifacts, deployments, billed }
     }
 
     async fn upload(&self, tenant: &str, id: &str, bytes: &[u8]) -> Result<(), DeployError> {
@@ -178,6 +189,26 @@ fn manifest(component: &[u8], model: &[u8]) -> PackageManifest {
         public: false,
         snapshot: true,
     }
+}
+
+#[tokio::test]
+async fn each_deployment_that_ends_is_billed_once_with_all_that_was_done_for_it() {
+    let house = House::new().await;
+    let good = house.deploy("acme", b"component", b"model").await;
+    let bad = house.deploy("acme", b"bad component", b"model").await;
+    let open = house.begin("acme", b"never committed", b"model").await;
+    house.upload("acme", &open.id, b"never committed").await.expect("uploaded");
+    house.wait(3_600_001);
+    house.deployments.collect().await.expect("collected");
+    house.deployments.collect().await.expect("collected again");
+    let billed = house.billed.all.lock().expect("no panic");
+    let told: Vec<_> = billed.iter().map(|d| (d.id.to_string(), d.ended.clone().ok())).collect();
+    assert_eq!(told, [(good.id, Some(1)), (bad.id, None), (open.id, None)]);
+    for deployed in &billed[..2] {
+        assert!(deployed.cpu_ns > COMPILE_NS, "its blobs were received, too: {deployed:?}");
+    }
+    assert!((1..COMPILE_NS).contains(&billed[2].cpu_ns), "{:?}", billed[2]);
+    assert_eq!(billed[0].tenant, name("acme"));
 }
 
 #[tokio::test]

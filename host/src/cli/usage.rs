@@ -89,7 +89,17 @@ pub fn describe(answer: &Value, by: &[&str]) -> String {
     let several = totals.iter().any(|total| text(&total["currency"]) != in_force);
     let charge = if several { ">CHARGE".into() } else { format!(">CHARGE ({in_force})") };
     let mut header: Vec<&str> = by.iter().map(|b| if *b == "day" { "DAY" } else { "FUNCTION" }).collect();
-    header.extend([">CALLS", ">GUEST CPU", ">MODEL CPU", ">COLD CPU", ">GB-s", ">IN", ">OUT"]);
+    header.extend([
+        ">CALLS",
+        ">GUEST CPU",
+        ">MODEL CPU",
+        ">COLD CPU",
+        ">HOST CPU",
+        ">DEPLOY CPU",
+        ">GB-s",
+        ">IN",
+        ">OUT",
+    ]);
     header.push(&charge);
     header.extend(several.then_some("CURRENCY"));
     let cells = |row: &Value, first: Vec<String>| {
@@ -123,6 +133,8 @@ fn cells(row: &Value, mut cells: Vec<String>) -> Vec<String> {
     for name in ["guest_cpu_ns", "inference_cpu_ns", "cold_start_cpu_ns"] {
         cells.push(output::duration_ns(n(name)));
     }
+    cells.push(output::duration_ns(n("outbound_cpu_ns") + n("handler_cpu_ns")));
+    cells.push(output::duration_ns(n("deploy_cpu_ns")));
     cells.push(nine_decimals(&text(&row["memory_gb_s"])));
     cells.push(output::size(n("bytes_in")));
     cells.push(output::size(n("bytes_out")));

@@ -11,7 +11,9 @@ use axum::http::{StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use std::time::Duration;
 use vesta_core::TenantName;
+use vesta_core::pace::Pace;
 
 /// Longest JSON body, in bytes.
 pub const JSON_BYTES_MAX: usize = 1 << 20;
@@ -73,8 +75,31 @@ impl FromRequestParts<ControlState> for Scope {
         if !identity.may_act_for(&tenant) || !state.tenancy.tenant_exists(name) {
             return Err(no_tenant());
         }
+        if identity.role == Role::Tenant && is_change(parts) {
+            let paced = state.changes.take(&tenant, state.clock.now());
+            paced.map_err(|wait| too_many_changes(wait.as_secs_f64()))?;
+        }
         Ok(Scope { identity, tenant })
     }
+}
+
+/// The changes of a tenant (to aliases, keys and functions) that nobody is billed for: so many at once, and then one in
+/// each of these times. Each takes half a millisecond of CPU time or so. Deployments are billed, and have bounds of
+/// their own; operators have none.
+pub fn changes() -> Pace<TenantName> {
+    Pace::new(1_000, Duration::from_millis(50))
+}
+
+/// Whether a request changes something that nobody is billed for.
+fn is_change(parts: &Parts) -> bool {
+    let path = parts.uri.path();
+    let is_billed = ["/api/v1/deployments", "/api/v1/packages"].iter().any(|of| path.starts_with(of));
+    !parts.method.is_safe() && !is_billed
+}
+
+fn too_many_changes(seconds: f64) -> Problem {
+    let detail = format!("too many changes in a short time; the next may be made in {seconds:.2} s");
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-changes", detail)
 }
 
 /// Query parameters. One that is unknown or malformed is refused.

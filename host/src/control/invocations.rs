@@ -10,6 +10,7 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use vesta_core::usage::Kind;
 use vesta_core::{FunctionName, InvocationId, UsageRecord};
 
 const LIST_DEFAULT: u32 = 50;
@@ -23,6 +24,8 @@ pub struct ListParams {
     tenant: Option<String>,
     /// Only of this function, which may have been deleted since.
     function: Option<String>,
+    /// Records of which kind: `invocation`, or `deployment`; `invocation` where it is left out.
+    kind: Option<String>,
     /// 1 to 1000; 50 where it is left out.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
@@ -56,7 +59,7 @@ impl Watermark {
     }
 }
 
-/// A usage record: what one invocation used, how long its phases took, and what it was charged.
+/// A usage record: what one invocation or deployment used, how long its phases took, and what it was charged.
 #[derive(Serialize, ToSchema)]
 pub struct Invocation {
     #[serde(flatten)]
@@ -74,14 +77,17 @@ pub struct Invocation {
 struct Record {
     /// A ULID.
     id: String,
+    /// `invocation` or `deployment`. A deployment's id is that of its record.
+    kind: String,
     tenant: String,
     function: String,
+    /// The version that ran, or that came of the deployment; 0 where none did.
     version: u32,
     started_unix_ns: i64,
     /// `ok`, `guest_error`, `trap`, `out_of_memory`, `cpu_limit`, `model_memory`, `inference_limit`,
     /// `model_crashed`,
-    /// `wall_limit`, `response_limit`, `request_limit`, `client_gone`, `start_failed`, `host_memory` or
-    /// `platform_error`.
+    /// `wall_limit`, `response_limit`, `request_limit`, `client_gone`, `start_failed`, `host_memory`,
+    /// `platform_error`, or, of deployments, `refused`.
     outcome: String,
     /// The HTTP status sent to the client.
     status: u16,
@@ -92,11 +98,20 @@ struct Record {
     guest_cpu_ns: u64,
     inference_cpu_ns: u64,
     cold_start_cpu_ns: u64,
+    /// CPU time of the host for the guest's calls to other hosts.
+    outbound_cpu_ns: u64,
+    /// CPU time of the host itself, from the head of the request to this record.
+    handler_cpu_ns: u64,
+    /// CPU time of a deployment.
+    deploy_cpu_ns: u64,
     /// The most that the instance held at once: its linear memories and its tensors at the host.
     peak_memory_bytes: u64,
-    /// The most that a run of a model held beyond the model's weights; held for `infer_ns`.
+    /// The most that a run of a model held beyond the model's weights; held for `model_memory_ns`.
     model_memory_peak_bytes: u64,
+    /// How long the invocation held its memory: computing, or waiting for its own input and output.
     memory_ns: u64,
+    /// How long its models computed.
+    model_memory_ns: u64,
     bytes_in: u64,
     bytes_out: u64,
     queue_ns: u64,
@@ -149,8 +164,9 @@ pub async fn list(
     let function = function.map_err(|e| invalid_query(&e.to_string()).with_field("function"))?;
     let before = params.before.map(|id| id.parse::<InvocationId>()).transpose();
     let before = before.map_err(|e| invalid_query(&format!("before: {e}")).with_field("before"))?;
+    let kind = kind(params.kind.as_deref())?;
     let limit = limit(params.limit, LIST_DEFAULT, LIST_MAX)?;
-    let answer = state.ledger.list(&scope.tenant, function, before, limit).await?;
+    let answer = state.ledger.list(&scope.tenant, kind, function, before, limit).await?;
     let watermark = Watermark::of(&answer);
     let records = answer.found;
     let next = records.last().filter(|_| records.len() == limit as usize).map(|last| last.id.to_string());
@@ -191,6 +207,13 @@ pub async fn get(
     };
     let record = answer.found.ok_or_else(missing)?;
     Ok(watermark.with(Invocation::new(record)).into_response())
+}
+
+fn kind(name: Option<&str>) -> Result<Kind, Problem> {
+    let Some(name) = name else { return Ok(Kind::default()) };
+    let shown: String = name.chars().take(40).collect();
+    let detail = format!("kind: {shown:?} is neither \"invocation\" nor \"deployment\"");
+    Kind::from_name(name).ok_or_else(|| invalid_query(&detail).with_field("kind"))
 }
 
 /// A limit within its bounds.

@@ -18,6 +18,7 @@ mod time;
 mod usage;
 mod whoami;
 
+pub use extract::changes;
 pub use problem::Problem;
 
 use crate::artifact::deploy::Deployments;
@@ -33,9 +34,10 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use vesta_core::Currency;
 use vesta_core::clock::Clock;
 use vesta_core::lifecycle::States;
+use vesta_core::pace::Pace;
+use vesta_core::{Currency, TenantName};
 
 /// What the API acts on.
 #[derive(Clone)]
@@ -47,6 +49,8 @@ pub struct ControlState {
     pub logs: Arc<LogStore>,
     pub states: Arc<dyn States>,
     pub clock: Arc<dyn Clock>,
+    /// Of the changes of each tenant that nobody is billed for.
+    pub changes: Arc<Pace<TenantName>>,
     /// Of the price plan in force.
     pub currency: Currency,
     /// Where invocations go, such as `http://127.0.0.1:7070`.

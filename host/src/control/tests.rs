@@ -1,5 +1,6 @@
 use super::*;
 use crate::artifact::deploy::DeployLimits;
+use crate::artifact::testing::Billed;
 use crate::artifact::{Artifacts, Prepare, PrepareError};
 use crate::db::testing;
 use crate::telemetry::logs::{Level, LogEntry};
@@ -15,7 +16,7 @@ use vesta_core::lifecycle::{Standing, State};
 use vesta_core::manifest::{ModelRef, PackageManifest};
 use vesta_core::price::PricePlan;
 use vesta_core::settlement::{Journaled, Position, Settlement};
-use vesta_core::usage::{Phases, Quantities};
+use vesta_core::usage::{CpuTime, Phases, Quantities};
 use vesta_core::{Charge, Digest, FunctionName, InvocationId, Outcome, TenantName, UsageRecord};
 
 /// Regenerate with `UPDATE_OPENAPI=1 cargo test -p vesta --lib openapi`.
@@ -41,6 +42,7 @@ impl Prepare for Parts {
         &'a self,
         _: &'a PackageManifest,
         blob: &'a Path,
+        _: &'a CpuTime,
     ) -> BoxFuture<'a, Result<(), PrepareError>> {
         Box::pin(async move {
             let refused = PrepareError {
@@ -52,7 +54,12 @@ impl Prepare for Parts {
             if bytes.starts_with(b"bad") { Err(refused) } else { Ok(()) }
         })
     }
-    fn model<'a>(&'a self, model: &'a ModelRef, _: &'a Path) -> BoxFuture<'a, Result<Value, PrepareError>> {
+    fn model<'a>(
+        &'a self,
+        model: &'a ModelRef,
+        _: &'a Path,
+        _: &'a CpuTime,
+    ) -> BoxFuture<'a, Result<Value, PrepareError>> {
         Box::pin(async move { Ok(json!({ "name": model.name })) })
     }
     fn discard(&self, _: &Digest) {}
@@ -113,6 +120,7 @@ impl Api {
             artifacts,
             registry.clone(),
             Arc::new(Parts),
+            Arc::new(Billed::default()),
             clock.clone(),
             limits,
         );
@@ -127,6 +135,7 @@ impl Api {
             logs: LogStore::open(db, vesta_core::vital::Vital::unwatched()),
             states: Arc::new(Parts),
             clock,
+            changes: Arc::new(changes()),
             currency: prices.currency,
             invoke_base_url: "http://127.0.0.1:7070".into(),
             drain: CancellationToken::new(),
@@ -204,6 +213,7 @@ fn manifest(name: &str, component: &[u8]) -> Value {
 fn record(function: &str, n: u64) -> UsageRecord {
     UsageRecord {
         id: InvocationId::new(n, 1),
+        kind: vesta_core::usage::Kind::Invocation,
         tenant: "default".parse().expect("name"),
         function: function.parse().expect("name"),
         version: 1,
@@ -475,6 +485,27 @@ async fn keys_and_tenants_are_made_shown_once_and_ended() {
     let operator = api.send(&api.operator, "POST", "/api/v1/keys?role=operator", "").await.expect(201);
     let operator = operator["key"].as_str().expect("key");
     assert_eq!(api.send(operator, "GET", "/api/v1/whoami", "").await.expect(200)["role"], "operator");
+}
+
+#[tokio::test]
+async fn changes_without_a_bill_have_a_pace_and_deployments_and_operators_have_none() {
+    let api = Api::start().await;
+    let path = "/api/v1/functions/none/aliases/canary";
+    let mut changes = 0;
+    let refused = loop {
+        let answer = api.send(&api.key, "DELETE", path, "").await;
+        if answer.status != 404 {
+            break answer;
+        }
+        changes += 1;
+        assert!(changes < 5_000, "there is no end of changes");
+    };
+    assert!(changes >= 1_000, "{changes}");
+    refused.refused(429, "too-many-changes");
+    api.send(&api.neighbour, "DELETE", path, "").await.expect(404);
+    api.send(&api.operator, "DELETE", &format!("{path}?tenant=default"), "").await.expect(404);
+    api.get("/api/v1/functions").await.expect(200);
+    api.deploy("hello", b"component").await;
 }
 
 #[tokio::test]

@@ -76,9 +76,17 @@ pub struct Row {
 #[derive(Serialize, ToSchema)]
 pub struct Totals {
     invocations: u64,
+    /// Deployments that ended, failed ones included.
+    deployments: u64,
     guest_cpu_ns: u64,
     inference_cpu_ns: u64,
     cold_start_cpu_ns: u64,
+    /// CPU time of the host for calls to other hosts.
+    outbound_cpu_ns: u64,
+    /// CPU time of the host itself for invocations.
+    handler_cpu_ns: u64,
+    /// CPU time of deployments.
+    deploy_cpu_ns: u64,
     /// Gigabytes (10^9 bytes) of instances and of models' runs, times seconds: a decimal number with 18
     /// places.
     memory_gb_s: String,
@@ -92,9 +100,13 @@ impl From<Sums> for Totals {
     fn from(s: Sums) -> Self {
         Self {
             invocations: s.invocations,
+            deployments: s.deployments,
             guest_cpu_ns: s.guest_cpu_ns,
             inference_cpu_ns: s.inference_cpu_ns,
             cold_start_cpu_ns: s.cold_start_cpu_ns,
+            outbound_cpu_ns: s.outbound_cpu_ns,
+            handler_cpu_ns: s.handler_cpu_ns,
+            deploy_cpu_ns: s.deploy_cpu_ns,
             memory_gb_s: s.memory_gb_s(),
             bytes_in: s.bytes_in,
             bytes_out: s.bytes_out,

@@ -10,9 +10,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use vesta_core::usage::{Phases, Quantities};
+use vesta_core::usage::{Kind, Phases, Quantities};
 use vesta_core::{Charge, InvocationId, Outcome, UsageRecord};
-use vesta_engine::Meter;
+use vesta_engine::handler::OpenHandler;
+use vesta_engine::{Meter, cpu};
 
 pub const INVOCATION_ID: HeaderName = HeaderName::from_static("vesta-invocation-id");
 pub const BILLED_CPU: HeaderName = HeaderName::from_static("vesta-billed-cpu-us");
@@ -28,6 +29,8 @@ pub struct Bill {
     pub body: Arc<BodyMeter>,
     started_unix_ns: i64,
     arrived: Instant,
+    /// What the host does for it, as long as nobody has closed it.
+    handler: Option<OpenHandler>,
     cold: Option<ColdStart>,
     cold_wait_ns: u64,
     /// When the instance began.
@@ -37,15 +40,19 @@ pub struct Bill {
     /// Status that was sent, or 499 (the client closed the request) where none was.
     pub status: u16,
     pub bytes_out: u64,
-    /// Whether the function's own answer goes to the client, rather than a refusal of the host's.
-    pub answered: bool,
     closed: bool,
     /// While it lives, the host's drain waits for this bill.
     _open: TaskTrackerToken,
 }
 
 impl Bill {
-    pub fn open(ingress: Arc<Ingress>, version: Arc<Version>, id: InvocationId, arrived: Instant) -> Bill {
+    pub fn open(
+        ingress: Arc<Ingress>,
+        version: Arc<Version>,
+        id: InvocationId,
+        arrived: Instant,
+        handler: Option<OpenHandler>,
+    ) -> Bill {
         Bill {
             started_unix_ns: ingress.clock.unix_ns(),
             version,
@@ -53,13 +60,13 @@ impl Bill {
             meter: Arc::default(),
             body: Arc::default(),
             arrived,
+            handler,
             cold: None,
             cold_wait_ns: 0,
             began: None,
             ended: None,
             status: 499,
             bytes_out: 0,
-            answered: false,
             closed: false,
             _open: ingress.bills.token(),
             ingress,
@@ -83,22 +90,29 @@ impl Bill {
 
     /// Closes the bill. The meter must be settled. The record is safe once the ack says so.
     pub fn close(mut self, outcome: Outcome) -> (UsageRecord, Ack) {
-        let record = self.record(outcome);
+        let handler_cpu_ns = self.handler.take().map_or(0, OpenHandler::close);
+        cpu::add_billed(handler_cpu_ns);
+        let record = self.record(outcome, handler_cpu_ns);
         self.closed = true;
         (record.clone(), self.ingress.submit(record))
     }
 
-    fn record(&self, outcome: Outcome) -> UsageRecord {
+    fn record(&self, outcome: Outcome, handler_cpu_ns: u64) -> UsageRecord {
         let m = &self.meter;
+        m.close();
         let end = self.ended.unwrap_or_else(Instant::now);
         let life_ns = self.began.map_or(0, |began| (end - began).as_nanos() as u64);
         let quantities = Quantities {
             guest_cpu_ns: m.guest_cpu_ns(),
             inference_cpu_ns: m.inference_cpu_ns(),
             cold_start_cpu_ns: m.cold_start_cpu_ns(),
+            outbound_cpu_ns: m.outbound_cpu_ns(),
+            handler_cpu_ns,
+            deploy_cpu_ns: 0,
             peak_memory_bytes: m.memory_peak(),
             model_memory_peak_bytes: m.model_memory_peak(),
-            memory_ns: life_ns.saturating_sub(m.inference_queue_ns()),
+            memory_ns: m.memory_ns(),
+            model_memory_ns: m.inference_run_ns(),
             bytes_in: self.body.bytes(),
             bytes_out: self.bytes_out,
         };
@@ -112,15 +126,9 @@ impl Bill {
             infer_ns: m.inference_wall_ns(),
             total_ns,
         };
-        // The platform's own failure is never billed. Where the client has its answer, memory that the guest
-        // asked for after that is the guest's affair.
-        let charge = match outcome {
-            Outcome::PlatformError | Outcome::StartFailed => Charge::ZERO,
-            Outcome::HostMemory if !self.answered => Charge::ZERO,
-            _ => self.ingress.prices.rate(&quantities, &phases).total(),
-        };
-        UsageRecord {
+        let mut record = UsageRecord {
             id: self.id,
+            kind: Kind::Invocation,
             tenant: self.version.tenant.clone(),
             function: self.version.function.clone(),
             version: self.version.number,
@@ -131,10 +139,12 @@ impl Bill {
             inferences: m.inferences(),
             quantities,
             phases,
-            charge,
+            charge: Charge::ZERO,
             currency: self.ingress.prices.currency,
             price_plan: Some(self.ingress.prices.id),
-        }
+        };
+        record.charge = self.ingress.prices.charge(&record);
+        record
     }
 
     /// Closes the bill of a guest that was ended: at once, or once what still runs beside it, a model for
@@ -162,6 +172,7 @@ impl Bill {
             version: self.version.clone(),
             meter: self.meter.clone(),
             body: self.body.clone(),
+            handler: self.handler.take(),
             closed: false,
             _open: self._open.clone(),
             ..*self

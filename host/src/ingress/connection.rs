@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use vesta_engine::handler::Handled;
 
 /// Most bytes of a request's head; past it the answer is 431.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -169,8 +170,18 @@ async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
     }
 }
 
-fn builder(http2: bool) -> auto::Builder<TokioExecutor> {
-    let builder = auto::Builder::new(TokioExecutor::new());
+/// Runs the streams of a connection of HTTP/2, each in a task of its own that its invocation pays for.
+#[derive(Clone)]
+struct Streams;
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        TokioExecutor::new().execute(Handled::new(stream));
+    }
+}
+
+fn builder(http2: bool) -> auto::Builder<Streams> {
+    let builder = auto::Builder::new(Streams);
     let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
     builder
         .http1()

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vesta_core::{InvocationId, Outcome};
 use vesta_engine::Invocation;
+use vesta_engine::handler::OpenHandler;
 
 /// What the guest is told beside the id of its invocation.
 const DEADLINE_MS: HeaderName = HeaderName::from_static("vesta-deadline-ms");
@@ -36,6 +37,7 @@ pub async fn invoke(ingress: Arc<Ingress>, request: Request<Received>) -> Respon
 
 async fn answer(ingress: Arc<Ingress>, request: Request<Received>) -> Response<Body> {
     let arrived = Instant::now();
+    let handler = OpenHandler::new();
     let id = ingress.new_id();
     let (parts, body) = request.into_parts();
 
@@ -86,7 +88,7 @@ async fn answer(ingress: Arc<Ingress>, request: Request<Received>) -> Response<B
     };
 
     // From here on something may run, so a bill is open: it is closed with the response, or by its drop.
-    let mut bill = Bill::open(ingress.clone(), version.clone(), id, arrived);
+    let mut bill = Bill::open(ingress.clone(), version.clone(), id, arrived, handler);
 
     // Warm, or a cold start that all waiting requests share.
     let asked = Instant::now();

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vesta_core::memory::Memory;
+use vesta_engine::handler::Handled;
 
 /// How long a new connection waits for the place of one that was ended, before another one is.
 const PLACE_WAIT: Duration = Duration::from_millis(50);
@@ -114,7 +115,7 @@ pub async fn serve<S: Served>(mut serving: Serving, door: Door<S>) {
         let (door, cut, stop) = (door.clone(), cut.clone(), serving.stop.clone());
         connections.spawn(async move {
             tokio::select! {
-                () = connection::serve(stream, address, guard, door, stop) => {}
+                () = Handled::new(connection::serve(stream, address, guard, door, stop)) => {}
                 () = cut.cancelled() => {}
             }
             drop(entry);

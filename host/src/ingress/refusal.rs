@@ -133,7 +133,7 @@ impl From<&Ended> for Refusal {
             Outcome::GuestError if ended.detail.contains("without sending") => {
                 (StatusCode::BAD_GATEWAY, "no-response")
             }
-            Outcome::Ok | Outcome::GuestError | Outcome::ClientGone => {
+            Outcome::Ok | Outcome::GuestError | Outcome::ClientGone | Outcome::Refused => {
                 (StatusCode::BAD_GATEWAY, "guest-error")
             }
         };

@@ -251,7 +251,6 @@ async fn whole(
     drop(run);
     drop(held);
     bill.status = head.status.as_u16();
-    bill.answered = true;
     bill.bytes_out = begun.data.len() as u64;
     // A guest that was ended after its answer may have left a model that runs: the record of an answer comes
     // first.
@@ -294,7 +293,6 @@ fn stream(mut invoked: Invoked, head: response::Parts, begun: Bytes, client: Cli
     let mut head = own_headers_out(head);
     let declared = declared_length(&head.headers);
     invoked.bill.status = head.status.as_u16();
-    invoked.bill.answered = true;
     if let Ok(id) = HeaderValue::try_from(invoked.bill.id.to_string()) {
         head.headers.insert(bill::INVOCATION_ID, id);
     }

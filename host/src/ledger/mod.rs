@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use vesta_core::clock::Clock;
 use vesta_core::price::Prices;
 use vesta_core::settlement::{Journaled, Position, Settlement};
+use vesta_core::usage::Kind;
 use vesta_core::{Charge, Currency, FunctionName, InvocationId, TenantName, UsageRecord};
 
 /// Most records or rows of one answer.
@@ -88,9 +89,13 @@ impl Day {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sums {
     pub invocations: u64,
+    pub deployments: u64,
     pub guest_cpu_ns: u64,
     pub inference_cpu_ns: u64,
     pub cold_start_cpu_ns: u64,
+    pub outbound_cpu_ns: u64,
+    pub handler_cpu_ns: u64,
+    pub deploy_cpu_ns: u64,
     /// Bytes of peak memory, of instances and of models' runs, times nanoseconds held: 10^18 make a
     /// gigabyte-second.
     pub memory_byte_ns: i128,
@@ -103,11 +108,15 @@ impl Sums {
     fn of(record: &UsageRecord) -> Sums {
         let q = &record.quantities;
         Sums {
-            invocations: 1,
+            invocations: u64::from(record.kind == Kind::Invocation),
+            deployments: u64::from(record.kind == Kind::Deployment),
             guest_cpu_ns: q.guest_cpu_ns,
             inference_cpu_ns: q.inference_cpu_ns,
             cold_start_cpu_ns: q.cold_start_cpu_ns,
-            memory_byte_ns: q.memory_byte_ns() + q.model_memory_byte_ns(&record.phases),
+            outbound_cpu_ns: q.outbound_cpu_ns,
+            handler_cpu_ns: q.handler_cpu_ns,
+            deploy_cpu_ns: q.deploy_cpu_ns,
+            memory_byte_ns: q.memory_byte_ns() + q.model_memory_byte_ns(),
             bytes_in: q.bytes_in,
             bytes_out: q.bytes_out,
             charge: record.charge,
@@ -116,9 +125,13 @@ impl Sums {
 
     fn add(&mut self, other: &Sums) {
         self.invocations += other.invocations;
+        self.deployments += other.deployments;
         self.guest_cpu_ns += other.guest_cpu_ns;
         self.inference_cpu_ns += other.inference_cpu_ns;
         self.cold_start_cpu_ns += other.cold_start_cpu_ns;
+        self.outbound_cpu_ns += other.outbound_cpu_ns;
+        self.handler_cpu_ns += other.handler_cpu_ns;
+        self.deploy_cpu_ns += other.deploy_cpu_ns;
         self.memory_byte_ns += other.memory_byte_ns;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
@@ -250,17 +263,20 @@ impl Ledger {
         read.await
     }
 
-    /// A tenant's newest records with ids below `id_before`, newest first; at most `limit` and [`LIST_MAX`].
+    /// A tenant's newest records of a kind with ids below `id_before`, newest first; at most `limit` and [`LIST_MAX`].
     pub async fn list(
         &self,
         tenant: &TenantName,
+        kind: Kind,
         function: Option<FunctionName>,
         id_before: Option<InvocationId>,
         limit: u32,
     ) -> Result<Answer<Vec<UsageRecord>>, LedgerError> {
         let (before, owner, limit) = (self.before, tenant.clone(), limit.min(LIST_MAX));
         let read = self.settled(tenant, move |c| {
-            Box::pin(async move { store::list(c, before, &owner, function.as_ref(), id_before, limit).await })
+            Box::pin(async move {
+                store::list(c, before, &owner, kind, function.as_ref(), id_before, limit).await
+            })
         });
         read.await
     }

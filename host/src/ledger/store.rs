@@ -9,14 +9,14 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 use vesta_core::price::Prices;
 use vesta_core::settlement::{Journaled, Position};
-use vesta_core::usage::{Phases, Quantities};
+use vesta_core::usage::{Kind, Phases, Quantities};
 use vesta_core::{Charge, Currency, FunctionName, InvocationId, Outcome, PlanId, TenantName, UsageRecord};
 
-const COLUMNS: &str = "id, tenant, function, version, started_unix_ns, outcome, status, cold, inferences, guest_cpu_ns, \
-     inference_cpu_ns, cold_start_cpu_ns, peak_memory_bytes, model_memory_peak_bytes, memory_ns, bytes_in, \
-     bytes_out, queue_ns, cold_ns, cold_code_ns, cold_model_ns, guest_ns, infer_ns, total_ns, charge_units, charge_attos, \
-     currency, price_plan";
-const COLUMN_COUNT: usize = 28;
+const COLUMNS: &str = "id, kind, tenant, function, version, started_unix_ns, outcome, status, cold, inferences, guest_cpu_ns, \
+     inference_cpu_ns, cold_start_cpu_ns, outbound_cpu_ns, handler_cpu_ns, deploy_cpu_ns, peak_memory_bytes, \
+     model_memory_peak_bytes, memory_ns, model_memory_ns, bytes_in, bytes_out, queue_ns, cold_ns, cold_code_ns, \
+     cold_model_ns, guest_ns, infer_ns, total_ns, charge_units, charge_attos, currency, price_plan";
+const COLUMN_COUNT: usize = 33;
 /// The most of a quantity on one record, in nanoseconds or bytes: 2^53, which are 104 days or 9 petabytes.
 const QUANTITY_MAX: i64 = 1 << 53;
 /// Rows of one statement: of few sizes, so that all stay prepared. A statement costs as much as ten rows of
@@ -205,6 +205,7 @@ fn bind(arguments: &mut SqliteArguments, record: &UsageRecord) -> Result<(), Led
         arguments.add(value).map_err(|e| LedgerError::from(sqlx::Error::Encode(e)))
     };
     text(arguments, &record.id.to_string())?;
+    text(arguments, record.kind.as_str())?;
     text(arguments, record.tenant.as_str())?;
     text(arguments, record.function.as_str())?;
     number(arguments, i64::from(record.version))?;
@@ -217,9 +218,13 @@ fn bind(arguments: &mut SqliteArguments, record: &UsageRecord) -> Result<(), Led
         ("guest_cpu_ns", q.guest_cpu_ns),
         ("inference_cpu_ns", q.inference_cpu_ns),
         ("cold_start_cpu_ns", q.cold_start_cpu_ns),
+        ("outbound_cpu_ns", q.outbound_cpu_ns),
+        ("handler_cpu_ns", q.handler_cpu_ns),
+        ("deploy_cpu_ns", q.deploy_cpu_ns),
         ("peak_memory_bytes", q.peak_memory_bytes),
         ("model_memory_peak_bytes", q.model_memory_peak_bytes),
         ("memory_ns", q.memory_ns),
+        ("model_memory_ns", q.model_memory_ns),
         ("bytes_in", q.bytes_in),
         ("bytes_out", q.bytes_out),
         ("queue_ns", p.queue_ns),
@@ -259,14 +264,19 @@ pub struct SumsKey<'r> {
 
 /// Adds to the sums of a day or month. Parts of 10^-18 carry over into units, so that no column passes 2^63.
 const ADD_TO_SUMS: &str = "
-    INSERT INTO usage_days (tenant, day, period, function, currency, invocations, guest_cpu_ns, inference_cpu_ns,
-        cold_start_cpu_ns, bytes_in, bytes_out, memory_gb_s, memory_byte_ns, charge_units, charge_attos)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO usage_days (tenant, day, period, function, currency, invocations, deployments, guest_cpu_ns,
+        inference_cpu_ns, cold_start_cpu_ns, outbound_cpu_ns, handler_cpu_ns, deploy_cpu_ns, bytes_in, bytes_out,
+        memory_gb_s, memory_byte_ns, charge_units, charge_attos)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (tenant, day, period, function, currency) DO UPDATE SET
         invocations = usage_days.invocations + excluded.invocations,
+        deployments = usage_days.deployments + excluded.deployments,
         guest_cpu_ns = usage_days.guest_cpu_ns + excluded.guest_cpu_ns,
         inference_cpu_ns = usage_days.inference_cpu_ns + excluded.inference_cpu_ns,
         cold_start_cpu_ns = usage_days.cold_start_cpu_ns + excluded.cold_start_cpu_ns,
+        outbound_cpu_ns = usage_days.outbound_cpu_ns + excluded.outbound_cpu_ns,
+        handler_cpu_ns = usage_days.handler_cpu_ns + excluded.handler_cpu_ns,
+        deploy_cpu_ns = usage_days.deploy_cpu_ns + excluded.deploy_cpu_ns,
         bytes_in = usage_days.bytes_in + excluded.bytes_in,
         bytes_out = usage_days.bytes_out + excluded.bytes_out,
         memory_gb_s = usage_days.memory_gb_s + excluded.memory_gb_s
@@ -294,9 +304,13 @@ pub async fn add_to_sums(
         .bind(key.currency.as_str());
     for value in [
         sums.invocations,
+        sums.deployments,
         sums.guest_cpu_ns,
         sums.inference_cpu_ns,
         sums.cold_start_cpu_ns,
+        sums.outbound_cpu_ns,
+        sums.handler_cpu_ns,
+        sums.deploy_cpu_ns,
         sums.bytes_in,
         sums.bytes_out,
     ] {
@@ -327,14 +341,12 @@ pub async fn list(
     connection: &mut SqliteConnection,
     before: Currency,
     tenant: &TenantName,
+    kind: Kind,
     function: Option<&FunctionName>,
     id_before: Option<InvocationId>,
     limit: u32,
 ) -> Result<Vec<UsageRecord>, LedgerError> {
-    // Two statements, so that each has its index.
-    static ALL: LazyLock<String> = LazyLock::new(|| list_sql(""));
-    static OF_FUNCTION: LazyLock<String> = LazyLock::new(|| list_sql("AND function = ?"));
-    let sql = if function.is_some() { OF_FUNCTION.as_str() } else { ALL.as_str() };
+    let sql = list_sql(kind, function.is_some());
     let mut query = sqlx::query(AssertSqlSafe(sql)).bind(tenant.as_str());
     if let Some(function) = function {
         query = query.bind(function.as_str());
@@ -345,8 +357,14 @@ pub async fn list(
     Ok(rows.iter().map(|row| record(row, before)).collect::<Result<_, _>>()?)
 }
 
-fn list_sql(and: &str) -> String {
-    format!("SELECT {COLUMNS} FROM usage_records WHERE tenant = ? {and} AND id < ? ORDER BY id DESC LIMIT ?")
+/// A statement for each kind, named in its text, and with or without a function: so each has its index.
+fn list_sql(kind: Kind, of_function: bool) -> String {
+    let and = if of_function { "AND function = ?" } else { "" };
+    let kind = kind.as_str();
+    format!(
+        "SELECT {COLUMNS} FROM usage_records WHERE kind = '{kind}' AND tenant = ? {and} AND id < ?
+         ORDER BY id DESC LIMIT ?"
+    )
 }
 
 /// Records of a function from one moment up to another (nanoseconds since 1970), in the order of their ids after `after`.
@@ -388,9 +406,10 @@ fn record(row: &SqliteRow, before: Currency) -> Result<UsageRecord, DbError> {
     let currency: Option<&str> = row.try_get("currency")?;
     let price_plan: Option<&str> = row.try_get("price_plan")?;
     let small = |column| u32::try_from(unsigned(row, column)?).map_err(damaged);
-    let outcome: &str = row.try_get("outcome")?;
+    let (outcome, kind): (&str, &str) = (row.try_get("outcome")?, row.try_get("kind")?);
     Ok(UsageRecord {
         id: row.try_get::<&str, _>("id")?.parse().map_err(damaged)?,
+        kind: Kind::from_name(kind).ok_or_else(|| damaged(kind))?,
         tenant: row.try_get::<&str, _>("tenant")?.parse().map_err(damaged)?,
         function: row.try_get::<&str, _>("function")?.parse().map_err(damaged)?,
         version: small("version")?,
@@ -403,9 +422,17 @@ fn record(row: &SqliteRow, before: Currency) -> Result<UsageRecord, DbError> {
             guest_cpu_ns: unsigned(row, "guest_cpu_ns")?,
             inference_cpu_ns: unsigned(row, "inference_cpu_ns")?,
             cold_start_cpu_ns: unsigned(row, "cold_start_cpu_ns")?,
+            outbound_cpu_ns: unsigned(row, "outbound_cpu_ns")?,
+            handler_cpu_ns: unsigned(row, "handler_cpu_ns")?,
+            deploy_cpu_ns: unsigned(row, "deploy_cpu_ns")?,
             peak_memory_bytes: unsigned(row, "peak_memory_bytes")?,
             model_memory_peak_bytes: unsigned(row, "model_memory_peak_bytes")?,
             memory_ns: unsigned(row, "memory_ns")?,
+            // Records of before were charged for the wall time of their runs.
+            model_memory_ns: match row.try_get::<Option<i64>, _>("model_memory_ns")? {
+                Some(_) => unsigned(row, "model_memory_ns")?,
+                None => unsigned(row, "infer_ns")?,
+            },
             bytes_in: unsigned(row, "bytes_in")?,
             bytes_out: unsigned(row, "bytes_out")?,
         },

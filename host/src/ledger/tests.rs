@@ -12,6 +12,7 @@ const DAY: i64 = DAY_NS;
 fn record(n: u64, function: &str, day: i64, attos: i128) -> UsageRecord {
     UsageRecord {
         id: InvocationId::new((day * DAY).unsigned_abs() / 1_000_000, u128::from(n)),
+        kind: vesta_core::usage::Kind::Invocation,
         tenant: "acme".parse().expect("name"),
         function: function.parse().expect("name"),
         version: 3,
@@ -24,9 +25,13 @@ fn record(n: u64, function: &str, day: i64, attos: i128) -> UsageRecord {
             guest_cpu_ns: 1_000 + n,
             inference_cpu_ns: 7,
             cold_start_cpu_ns: 11,
+            outbound_cpu_ns: 13,
+            handler_cpu_ns: 17,
+            deploy_cpu_ns: 19,
             peak_memory_bytes: 4 << 30,
             model_memory_peak_bytes: 1 << 30,
             memory_ns: 900_000_000_000,
+            model_memory_ns: 400_000_000_000,
             bytes_in: 3,
             bytes_out: 5,
         },
@@ -112,6 +117,7 @@ async fn a_record_comes_back_as_it_was_and_posting_it_again_changes_nothing() {
 async fn a_database_of_before_opens_and_its_records_keep_the_currency_that_the_host_had() {
     let dir = tempfile::tempdir().expect("dir");
     let mut old = record(1, "hello", 10, 5);
+    (old.quantities.outbound_cpu_ns, old.quantities.handler_cpu_ns, old.quantities.deploy_cpu_ns) = (0, 0, 0);
     let db = testing::db(&dir).await;
     let ledger = open(db.clone(), Arc::default(), "USD").await;
     post(&ledger, std::slice::from_ref(&old)).await;
@@ -127,6 +133,12 @@ async fn a_database_of_before_opens_and_its_records_keep_the_currency_that_the_h
         "DROP TABLE ledger_progress",
         "DROP TABLE ledger_housekeeping",
         "DROP INDEX usage_records_by_function",
+        "DROP INDEX usage_records_deployments",
+        "ALTER TABLE usage_records DROP COLUMN kind",
+        "ALTER TABLE usage_records DROP COLUMN outbound_cpu_ns",
+        "ALTER TABLE usage_records DROP COLUMN handler_cpu_ns",
+        "ALTER TABLE usage_records DROP COLUMN deploy_cpu_ns",
+        "ALTER TABLE usage_records DROP COLUMN model_memory_ns",
         "CREATE TABLE old_days (tenant TEXT NOT NULL, day BIGINT NOT NULL, function TEXT NOT NULL,
             invocations BIGINT NOT NULL, guest_cpu_ns BIGINT NOT NULL, inference_cpu_ns BIGINT NOT NULL,
             cold_start_cpu_ns BIGINT NOT NULL, memory_gb_s BIGINT NOT NULL, memory_byte_ns BIGINT NOT NULL,
@@ -137,7 +149,7 @@ async fn a_database_of_before_opens_and_its_records_keep_the_currency_that_the_h
             FROM usage_days",
         "DROP TABLE usage_days",
         "ALTER TABLE old_days RENAME TO usage_days",
-        "DELETE FROM _sqlx_migrations WHERE version IN (3, 30, 31)",
+        "DELETE FROM _sqlx_migrations WHERE version IN (3, 30, 31, 40)",
     ] {
         sqlx::query(sql).execute(&mut *write).await.expect(sql);
     }
@@ -194,6 +206,22 @@ async fn charges_are_summed_exactly_past_what_a_float_or_an_i64_holds() {
 }
 
 #[tokio::test]
+async fn deployments_have_a_list_and_a_count_of_their_own() {
+    let dir = tempfile::tempdir().expect("dir");
+    let ledger = ledger(&dir).await;
+    let mut records: Vec<_> = (0..6).map(|n| record(n, "hello", 10, 1)).collect();
+    records[2].kind = Kind::Deployment;
+    records[4].kind = Kind::Deployment;
+    post(&ledger, &records).await;
+    let all = total(&ledger).await;
+    assert_eq!((all.invocations, all.deployments, all.deploy_cpu_ns), (4, 2, 6 * 19));
+    let listed = ledger.list(&acme(), Kind::Deployment, None, None, 10).await.expect("list").found;
+    assert_eq!(listed, [records[4].clone(), records[2].clone()]);
+    let hello = "hello".parse().ok();
+    assert_eq!(ledger.list(&acme(), Kind::Invocation, hello, None, 10).await.expect("list").found.len(), 4);
+}
+
+#[tokio::test]
 async fn usage_is_told_apart_by_function_and_day_and_bounded_by_days() {
     let dir = tempfile::tempdir().expect("dir");
     let ledger = ledger(&dir).await;
@@ -224,10 +252,11 @@ async fn usage_is_told_apart_by_function_and_day_and_bounded_by_days() {
     assert_eq!(empty, Usage::default());
 
     let a = "a".parse().expect("name");
-    let newest = ledger.list(&acme(), Some(a), None, 1).await.expect("list").found;
+    let newest = ledger.list(&acme(), Kind::Invocation, Some(a), None, 1).await.expect("list").found;
     assert_eq!(newest, records[2..3]);
-    assert_eq!(ledger.list(&acme(), None, None, 10).await.expect("list").found.len(), 3);
-    let older = ledger.list(&acme(), None, Some(records[2].id), 10).await.expect("list").found;
+    assert_eq!(ledger.list(&acme(), Kind::Invocation, None, None, 10).await.expect("list").found.len(), 3);
+    let older =
+        ledger.list(&acme(), Kind::Invocation, None, Some(records[2].id), 10).await.expect("list").found;
     assert_eq!(older.iter().map(|r| r.id).collect::<Vec<_>>(), [records[1].id, records[0].id]);
 }
 
@@ -454,11 +483,11 @@ async fn an_answer_says_when_the_ledger_lags() {
     let ledger = open(testing::db(&dir).await, settlement.clone(), "USD").await;
     settlement.accept(1, std::time::Instant::now());
     let now = ledger.clock.unix_ns();
-    let answer = ledger.list(&acme(), None, None, 1).await.expect("list");
+    let answer = ledger.list(&acme(), Kind::Invocation, None, None, 1).await.expect("list");
     assert!(!answer.complete);
     assert!((now - 1_000_000_000..now + 1_000_000_000).contains(&answer.as_of_unix_ns), "{answer:?}");
     settlement.post(1, None);
-    assert!(ledger.list(&acme(), None, None, 1).await.expect("list").complete);
+    assert!(ledger.list(&acme(), Kind::Invocation, None, None, 1).await.expect("list").complete);
 }
 
 #[tokio::test]

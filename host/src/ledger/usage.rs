@@ -113,8 +113,18 @@ pub struct Usage {
 }
 
 /// Columns that are summed, and two pairs of columns that are one number: units, and 10^-18 parts of one.
-const COUNTS: [&str; 6] =
-    ["invocations", "guest_cpu_ns", "inference_cpu_ns", "cold_start_cpu_ns", "bytes_in", "bytes_out"];
+const COUNTS: [&str; 10] = [
+    "invocations",
+    "deployments",
+    "guest_cpu_ns",
+    "inference_cpu_ns",
+    "cold_start_cpu_ns",
+    "outbound_cpu_ns",
+    "handler_cpu_ns",
+    "deploy_cpu_ns",
+    "bytes_in",
+    "bytes_out",
+];
 const WIDE: [[&str; 2]; 2] = [["memory_gb_s", "memory_byte_ns"], ["charge_units", "charge_attos"]];
 /// Sums are taken in two halves, since SQLite's own overflow at 2^63: nine sums of 10^-18 parts already would.
 const HALF: i128 = 1_000_000_000;
@@ -136,9 +146,13 @@ fn sums(row: &SqliteRow) -> Result<Sums, DbError> {
     let wide = |[units, parts]: [&str; 2]| Ok::<i128, DbError>(sum(row, units)? * UNIT + sum(row, parts)?);
     Ok(Sums {
         invocations: count("invocations")?,
+        deployments: count("deployments")?,
         guest_cpu_ns: count("guest_cpu_ns")?,
         inference_cpu_ns: count("inference_cpu_ns")?,
         cold_start_cpu_ns: count("cold_start_cpu_ns")?,
+        outbound_cpu_ns: count("outbound_cpu_ns")?,
+        handler_cpu_ns: count("handler_cpu_ns")?,
+        deploy_cpu_ns: count("deploy_cpu_ns")?,
         memory_byte_ns: wide(WIDE[0])?,
         bytes_in: count("bytes_in")?,
         bytes_out: count("bytes_out")?,
@@ -225,8 +239,9 @@ pub struct DayRow {
     pub sums: Sums,
 }
 
-const DAY_COLUMNS: &str = "tenant, day, function, currency, invocations, guest_cpu_ns, inference_cpu_ns, \
-     cold_start_cpu_ns, memory_gb_s, memory_byte_ns, bytes_in, bytes_out, charge_units, charge_attos";
+const DAY_COLUMNS: &str = "tenant, day, function, currency, invocations, deployments, guest_cpu_ns, inference_cpu_ns, \
+     cold_start_cpu_ns, outbound_cpu_ns, handler_cpu_ns, deploy_cpu_ns, memory_gb_s, memory_byte_ns, bytes_in, \
+     bytes_out, charge_units, charge_attos";
 
 fn day_row(row: &SqliteRow) -> Result<DayRow, DbError> {
     let wide = |[units, parts]: [&str; 2]| -> Result<i128, DbError> {
@@ -239,9 +254,13 @@ fn day_row(row: &SqliteRow) -> Result<DayRow, DbError> {
         day: Day(row.try_get("day")?),
         sums: Sums {
             invocations: unsigned(row, "invocations")?,
+            deployments: unsigned(row, "deployments")?,
             guest_cpu_ns: unsigned(row, "guest_cpu_ns")?,
             inference_cpu_ns: unsigned(row, "inference_cpu_ns")?,
             cold_start_cpu_ns: unsigned(row, "cold_start_cpu_ns")?,
+            outbound_cpu_ns: unsigned(row, "outbound_cpu_ns")?,
+            handler_cpu_ns: unsigned(row, "handler_cpu_ns")?,
+            deploy_cpu_ns: unsigned(row, "deploy_cpu_ns")?,
             memory_byte_ns: wide(WIDE[0])?,
             bytes_in: unsigned(row, "bytes_in")?,
             bytes_out: unsigned(row, "bytes_out")?,

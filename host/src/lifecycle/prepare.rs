@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, Semaphore};
 use vesta_core::Digest;
 use vesta_core::manifest::{ModelRef, PackageManifest};
 use vesta_core::memory::{Kind, Memory};
+use vesta_core::usage::CpuTime;
 use vesta_engine::{EngineError, ModelInfo, Runtime};
 
 /// Children that prepare at once; each may use a core and its memory limit.
@@ -34,7 +35,7 @@ impl EnginePreparer {
         Arc::new(EnginePreparer { runtime, artifacts, memory, under_way: DashMap::new(), children })
     }
 
-    /// Prepares what is missing of a package, from blobs that are still what was uploaded.
+    /// Prepares what is missing of a package, from blobs that are still what was uploaded. Nobody pays for it.
     pub async fn restore(&self, manifest: &PackageManifest) -> Result<(), EngineError> {
         for blob in manifest.blobs() {
             self.artifacts.verify(blob.digest).await.map_err(|e| {
@@ -44,21 +45,31 @@ impl EnginePreparer {
                 EngineError::Runtime(told.unwrap_or_else(|| "an uploaded file cannot be read".into()))
             })?;
         }
-        let blob = self.artifacts.blob_path(&manifest.component.digest);
-        self.prepare_component(manifest, &blob).await?;
+        let (blob, nobodys) = (self.artifacts.blob_path(&manifest.component.digest), CpuTime::default());
+        self.prepare_component(manifest, &blob, &nobodys).await?;
         for model in &manifest.models {
-            self.prepare_model(model, &self.artifacts.blob_path(&model.blob.digest)).await?;
+            self.prepare_model(model, &self.artifacts.blob_path(&model.blob.digest), &nobodys).await?;
         }
         Ok(())
     }
 
-    async fn prepare_component(&self, manifest: &PackageManifest, blob: &Path) -> Result<(), EngineError> {
-        let work = self.runtime.prepare_component(manifest, blob);
+    async fn prepare_component(
+        &self,
+        manifest: &PackageManifest,
+        blob: &Path,
+        spent: &CpuTime,
+    ) -> Result<(), EngineError> {
+        let work = self.runtime.prepare_component(manifest, blob, spent);
         self.one_at_a_time(&manifest.component.digest, work).await
     }
 
-    async fn prepare_model(&self, model: &ModelRef, blob: &Path) -> Result<ModelInfo, EngineError> {
-        self.one_at_a_time(&model.blob.digest, self.runtime.prepare_model(model, blob)).await
+    async fn prepare_model(
+        &self,
+        model: &ModelRef,
+        blob: &Path,
+        spent: &CpuTime,
+    ) -> Result<ModelInfo, EngineError> {
+        self.one_at_a_time(&model.blob.digest, self.runtime.prepare_model(model, blob, spent)).await
     }
 
     /// Whoever comes second finds the work done, which the runtime sees at once.
@@ -83,21 +94,23 @@ impl Prepare for EnginePreparer {
         &'a self,
         manifest: &'a PackageManifest,
         blob: &'a Path,
+        spent: &'a CpuTime,
     ) -> BoxFuture<'a, Result<(), PrepareError>> {
-        Box::pin(async move { self.prepare_component(manifest, blob).await.map_err(refusal) })
+        Box::pin(async move { self.prepare_component(manifest, blob, spent).await.map_err(refusal) })
     }
 
     fn model<'a>(
         &'a self,
         model: &'a ModelRef,
         blob: &'a Path,
+        spent: &'a CpuTime,
     ) -> BoxFuture<'a, Result<serde_json::Value, PrepareError>> {
         Box::pin(async move {
             let named = |e: EngineError| {
                 let refusal = refusal(e);
                 PrepareError { detail: format!("model {:?}: {}", model.name, refusal.detail), ..refusal }
             };
-            let info = self.prepare_model(model, blob).await.map_err(named)?;
+            let info = self.prepare_model(model, blob, spent).await.map_err(named)?;
             Ok(serde_json::json!({
                 "name": model.name,
                 "inputs": info.signature.inputs,

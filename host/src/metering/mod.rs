@@ -18,6 +18,7 @@ mod testing {
     pub fn record(n: u64) -> UsageRecord {
         UsageRecord {
             id: InvocationId::new(n, n.into()),
+            kind: vesta_core::usage::Kind::Invocation,
             tenant: "t".parse().expect("name"),
             function: "f".parse().expect("name"),
             version: 1,

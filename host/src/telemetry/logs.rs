@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use vesta_core::pace::Pace;
 use vesta_core::vital::Vital;
 use vesta_core::{FunctionName, InvocationId, TenantName};
 
@@ -23,6 +24,10 @@ const OF_FUNCTION_LEAST: usize = 256;
 /// The same of all functions of one tenant.
 const OF_TENANT_MAX: usize = QUEUE_MAX / 2;
 const OF_TENANT_LEAST: usize = 512;
+/// Entries of one function: so many at once, and then one in each of these times, 1,000 a second. Nobody is billed for
+/// their way into the database, a few microseconds of CPU time for each.
+const AT_ONCE: u32 = 10_000;
+const EACH: Duration = Duration::from_millis(1);
 /// Entries of one transaction.
 const BATCH_MAX: usize = 512;
 /// Entries kept for a follower that falls behind.
@@ -111,6 +116,8 @@ pub struct LogStore {
     shares: Arc<Shares>,
     followers: broadcast::Sender<Arc<Written>>,
     dropped: AtomicU64,
+    pace: Pace<(TenantName, FunctionName)>,
+    began: Instant,
 }
 
 impl LogStore {
@@ -124,22 +131,32 @@ impl LogStore {
             let _vital = vital;
             writer.await;
         });
-        Arc::new(Self { db, queue, shares, followers, dropped: AtomicU64::new(0) })
+        Arc::new(Self {
+            db,
+            queue,
+            shares,
+            followers,
+            dropped: AtomicU64::new(0),
+            pace: Pace::new(AT_ONCE, EACH),
+            began: Instant::now(),
+        })
     }
 
     /// Takes an entry without waiting; drops and counts it where the writer is too far behind, or its
     /// function has its share of what waits.
     pub fn append(&self, entry: LogEntry) {
         let shares = &self.shares;
+        let of = (entry.tenant.clone(), entry.function.clone());
+        let is_paced = self.pace.take(&of, self.began.elapsed()).is_ok();
         // Locked in this order everywhere.
-        let mut share = shares.functions.entry((entry.tenant.clone(), entry.function.clone())).or_default();
+        let mut share = shares.functions.entry(of).or_default();
         let mut of_tenant = shares.tenants.entry(entry.tenant.clone()).or_default();
         let is_full = self.queue.capacity() < QUEUE_MAX / 2;
         let (most, most_of_tenant) = match is_full {
             true => (OF_FUNCTION_LEAST, OF_TENANT_LEAST),
             false => (OF_FUNCTION_MAX, OF_TENANT_MAX),
         };
-        let has_room = share.waiting < most && *of_tenant < most_of_tenant;
+        let has_room = is_paced && share.waiting < most && *of_tenant < most_of_tenant;
         let last = (entry.version, entry.invocation, entry.unix_ns);
         if has_room && self.queue.try_send(Message::Entry(Box::new(entry))).is_ok() {
             share.waiting += 1;
@@ -478,6 +495,28 @@ mod tests {
             assert_eq!(tail.len(), left, "{function}");
         }
         assert_eq!(logs.dropped(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_function_that_logs_faster_than_its_pace_loses_lines_and_its_log_says_how_many() {
+        let dir = tempfile::tempdir().expect("dir");
+        let logs = LogStore::open(testing::db(&dir).await, Vital::unwatched());
+        // Never more than its share of the queue at once.
+        for n in 0..2 * i64::from(AT_ONCE) {
+            logs.append(entry(n, "fast"));
+            if n % 1_000 == 0 {
+                logs.flush().await;
+            }
+        }
+        let dropped = logs.dropped();
+        assert!(dropped > 0 && dropped <= u64::from(AT_ONCE), "{dropped}");
+        logs.append(entry(1, "other"));
+        assert_eq!(logs.dropped(), dropped, "each function has a pace of its own");
+        tokio::time::sleep(2 * EACH).await;
+        let last = entry(1, "fast");
+        logs.append(last.clone());
+        let tail = logs.tail(&last.tenant, &last.function, 2).await.expect("tail");
+        assert!(tail.iter().any(|w| w.entry.message.contains("lines of this log were dropped")), "{tail:?}");
     }
 
     #[tokio::test]

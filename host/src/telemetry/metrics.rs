@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
+use vesta_core::usage::Kind;
 use vesta_core::{FunctionName, Outcome, TenantName, UsageRecord};
 
 /// One function of one tenant.
@@ -98,7 +99,7 @@ impl Default for Metrics {
         registry.register_with_unit("faas_invoke_duration", help, Unit::Seconds, duration.clone());
         let help = "Duration of cold starts";
         registry.register_with_unit("faas_init_duration", help, Unit::Seconds, init_duration.clone());
-        let help = "CPU time billed: guest, inference and cold start";
+        let help = "CPU time billed: guest, inference, cold start, outbound, handler, deployments";
         registry.register_with_unit("faas_cpu_usage", help, Unit::Seconds, billed.clone());
         let help =
             "Answers of 400 and more, by the problem's code; `function` where the function itself gave them";
@@ -108,15 +109,18 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts an invocation that ended.
+    /// Counts an invocation that ended. Of a deployment only its CPU time counts.
     pub fn record(&self, r: &UsageRecord) {
         let labels = FunctionLabels { tenant: r.tenant.to_string(), function: r.function.to_string() };
+        self.billed.get_or_create(&labels).inc_by(r.quantities.billed_cpu_ns() as f64 / 1e9);
+        if r.kind == Kind::Deployment {
+            return;
+        }
         let FunctionLabels { tenant, function } = labels.clone();
         self.invocations
             .get_or_create(&OutcomeLabels { tenant, function, outcome: r.outcome.as_str() })
             .inc();
         self.duration.get_or_create(&labels).observe(r.phases.total_ns as f64 / 1e9);
-        self.billed.get_or_create(&labels).inc_by(r.quantities.billed_cpu_ns() as f64 / 1e9);
         if r.cold {
             self.cold_starts.get_or_create(&labels).inc();
             self.init_duration.get_or_create(&labels).observe(r.phases.cold_ns as f64 / 1e9);

@@ -1,5 +1,6 @@
 //! How a guest ended, and what its client is told of that.
 
+use super::instance::NoPlace;
 use crate::meter::{Meter, ModelFailure, Stop};
 use vesta_core::Outcome;
 use wasmtime::Trap;
@@ -60,7 +61,7 @@ pub(super) fn classify(error: &wasmtime::Error, meter: &Meter) -> Ended {
         let detail = "the function needed more memory than it may have (limits.memory)".into();
         return ended(Outcome::OutOfMemory, detail);
     }
-    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+    if error.is::<wasmtime::PoolConcurrencyLimitError>() || error.is::<NoPlace>() {
         tracing::warn!(error = %error, "no slot for another instance");
         return ended(Outcome::PlatformError, "this host runs as many instances as it can".into());
     }

@@ -1,18 +1,20 @@
 //! Instances between two requests: only of functions that ask for reuse, and never shared between two
 //! versions.
 
+use super::ender::{Ender, Ends};
 use crate::meter::share::EndIdle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// What one loaded function has idle, the longest idle first. Dropped with the function.
-pub(crate) struct Idle<T> {
+pub(crate) struct Idle<T: Ends> {
     most: usize,
     longest: Duration,
     all: Mutex<Vec<(Instant, T)>>,
+    ender: Arc<Ender<T>>,
 }
 
-impl<T> Idle<T> {
+impl<T: Ends> Idle<T> {
     // Nothing is dropped under the lock: ending an instance takes a while.
     fn all(&self) -> MutexGuard<'_, Vec<(Instant, T)>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
@@ -47,29 +49,38 @@ impl<T> Idle<T> {
         self.all().first().map(|(since, _)| *since)
     }
 
-    fn end_oldest(&self) {
+    fn take_oldest(&self) -> Option<T> {
         let mut all = self.all();
-        let ended = (!all.is_empty()).then(|| all.remove(0));
-        drop(all);
-        drop(ended);
+        (!all.is_empty()).then(|| all.remove(0).1)
+    }
+}
+
+impl<T: Ends> Drop for Idle<T> {
+    /// Its function goes, as a rule to make room for another.
+    fn drop(&mut self) {
+        let all = self.all.get_mut().unwrap_or_else(PoisonError::into_inner);
+        all.drain(..).for_each(|(_, one)| self.ender.end(one));
     }
 }
 
 /// What all functions of a host have idle, so that one that is idle never keeps another from running.
-pub(crate) struct IdleOfHost<T>(Mutex<Vec<Weak<Idle<T>>>>);
+pub(crate) struct IdleOfHost<T: Ends> {
+    sets: Mutex<Vec<Weak<Idle<T>>>>,
+    ender: Arc<Ender<T>>,
+}
 
-impl<T> IdleOfHost<T> {
-    pub fn new() -> Arc<Self> {
-        Arc::new(IdleOfHost(Mutex::default()))
+impl<T: Ends> IdleOfHost<T> {
+    pub fn new(ender: Arc<Ender<T>>) -> Arc<Self> {
+        Arc::new(IdleOfHost { sets: Mutex::default(), ender })
     }
 
     fn sets(&self) -> MutexGuard<'_, Vec<Weak<Idle<T>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for at most `most` idle instances of one loaded function, for `longest` each.
     pub fn of_function(&self, most: usize, longest: Duration) -> Arc<Idle<T>> {
-        let idle = Arc::new(Idle { most, longest, all: Mutex::default() });
+        let idle = Arc::new(Idle { most, longest, all: Mutex::default(), ender: self.ender.clone() });
         let mut sets = self.sets();
         sets.retain(|set| set.strong_count() > 0);
         sets.push(Arc::downgrade(&idle));
@@ -83,30 +94,52 @@ impl<T> IdleOfHost<T> {
     }
 }
 
-impl<T: Send> EndIdle for IdleOfHost<T> {
-    fn end_oldest(&self) -> bool {
+impl<T: Ends> IdleOfHost<T> {
+    fn take_oldest(&self) -> Option<T> {
         let sets: Vec<_> = self.sets().iter().filter_map(Weak::upgrade).collect();
-        let oldest = sets.iter().filter_map(|set| Some((set.oldest()?, set))).min_by_key(|(since, _)| *since);
-        oldest.inspect(|(_, set)| set.end_oldest()).is_some()
+        loop {
+            let oldest = sets.iter().filter_map(|set| Some((set.oldest()?, set)));
+            let (_, set) = oldest.min_by_key(|(since, _)| *since)?;
+            // Somebody else may have taken it meanwhile.
+            if let Some(one) = set.take_oldest() {
+                return Some(one);
+            }
+        }
+    }
+
+    /// The same as [`EndIdle::end_oldest`], and does not return before it has ended.
+    pub fn end_oldest_here(&self) -> bool {
+        self.take_oldest().map(drop).is_some()
+    }
+}
+
+impl<T: Ends> EndIdle for IdleOfHost<T> {
+    fn end_oldest(&self) -> bool {
+        self.take_oldest().map(|one| self.ender.end(one)).is_some()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::ender::tests::NONE;
 
     const LONG: Duration = Duration::from_secs(3600);
 
+    fn host() -> Arc<IdleOfHost<i32>> {
+        IdleOfHost::new(Ender::start(NONE).expect("a thread"))
+    }
+
     #[test]
     fn the_last_used_is_taken_first_and_there_is_a_bound() {
-        let idle = IdleOfHost::new().of_function(2, LONG);
+        let idle = host().of_function(2, LONG);
         (1..=3).for_each(|n| idle.put(n));
         assert_eq!([idle.take(), idle.take(), idle.take()], [Some(2), Some(1), None]);
     }
 
     #[test]
     fn what_is_idle_for_too_long_is_ended() {
-        let host = IdleOfHost::new();
+        let host = host();
         let (one, other) = (host.of_function(10, Duration::from_secs(1)), host.of_function(10, LONG));
         one.put(1);
         other.put(2);
@@ -119,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_longest_idle_of_all_functions_gives_way_first_and_functions_that_are_gone_are_forgotten() {
-        let host = IdleOfHost::new();
+        let host = host();
         let (one, other, gone) =
             (host.of_function(10, LONG), host.of_function(10, LONG), host.of_function(10, LONG));
         gone.put(0);

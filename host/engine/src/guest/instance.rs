@@ -2,8 +2,10 @@
 //!
 //! It is used again only after its guest has returned well and nothing of the invocation is left in it.
 
+use super::ender::Ends;
 use super::preempt::at_epoch;
 use super::state::{Invocation, RESOURCES_MAX, State};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 
@@ -19,14 +21,22 @@ pub(crate) struct Instance {
     pub proxy: Proxy,
     /// Requests that it has answered.
     pub served: u32,
+    // After the store: its place is free once it is gone.
+    place: Option<OwnedSemaphorePermit>,
 }
 
+/// As many instances as the host may run are there, and none of them is idle.
+#[derive(Debug, thiserror::Error)]
+#[error("no place for another instance")]
+pub(crate) struct NoPlace;
+
 impl Instance {
-    /// A fresh one with that state, whose linear memory may have so many bytes.
+    /// A fresh one with that state, whose linear memory may have so many bytes, in a place among the host's.
     pub async fn new(
         pre: &ProxyPre<State>,
         state: State,
         memory_bytes_max: u64,
+        place: OwnedSemaphorePermit,
     ) -> wasmtime::Result<Instance> {
         let mut store = Store::new(pre.engine(), state);
         store.limiter(State::limiter);
@@ -35,7 +45,7 @@ impl Instance {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(at_epoch);
         let proxy = pre.instantiate_async(&mut store).await?;
-        Ok(Instance { store, proxy, served: 0 })
+        Ok(Instance { store, proxy, served: 0, place: Some(place) })
     }
 
     /// Another invocation begins.
@@ -52,5 +62,12 @@ impl Instance {
             && !request_is_held
             && !state.memory_was_refused()
             && state.resources() <= RESOURCES_KEPT_MAX
+    }
+}
+
+impl Ends for Instance {
+    fn let_go(&mut self) -> u64 {
+        self.place = None;
+        self.store.data_mut().let_go()
     }
 }

@@ -1,6 +1,7 @@
 //! A function in the making, and its instances: each runs one request at a time.
 
 mod ended;
+pub(crate) mod ender;
 pub(crate) mod epoch;
 pub(crate) mod idle;
 mod instance;

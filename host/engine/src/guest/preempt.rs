@@ -34,5 +34,5 @@ pub(crate) fn at_epoch(store: StoreContextMut<'_, State>) -> wasmtime::Result<Up
     if this_poll_ns < slice_ns {
         return Ok(UpdateDeadline::Continue(1));
     }
-    Ok(UpdateDeadline::YieldCustom(1, Box::pin(let_others_run())))
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(let_others_run(meter.clone()))))
 }

@@ -10,6 +10,7 @@ use super::instance::Instance;
 use super::state::Invocation;
 use super::template::Template;
 use crate::meter::Meter;
+use crate::meter::waits::Waits;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -51,6 +52,7 @@ pub struct Run {
     /// The guest had finished the body when it ended.
     is_whole: bool,
     meter: Arc<Meter>,
+    waits: Waits,
     timer: Pin<Box<tokio::time::Sleep>>,
     ended: Option<Ended>,
     ticker: Arc<Ticker>,
@@ -72,7 +74,13 @@ where
 {
     let mut instance = match template.instance(&invocation).await {
         Ok(instance) => instance,
-        Err(e) => return Returned { result: Err(e), instance: None, again: false },
+        Err(e) => {
+            // Before it had any memory nothing of the guest's has run.
+            if invocation.meter.memory_peak() == 0 {
+                invocation.meter.spare_poll();
+            }
+            return Returned { result: Err(e), instance: None, again: false };
+        }
     };
     let held = Arc::new(());
     let request = request.map(|body| Marked { body, _held: held.clone() });
@@ -140,6 +148,7 @@ impl Run {
     {
         let (send_head, head) = oneshot::channel::<Head>();
         let meter = invocation.meter.clone();
+        let waits = Waits::new(meter.clone(), invocation.deadline);
         let timer = Box::pin(tokio::time::sleep_until(invocation.deadline.into()));
         let (idle, ticker) = (template.idle.clone(), template.world.ticker.clone());
         let guest = run_guest(template, request, tls, invocation, send_head);
@@ -152,6 +161,7 @@ impl Run {
             left: VecDeque::new(),
             is_whole: false,
             meter,
+            waits,
             timer,
             ended: None,
             ticker,
@@ -203,6 +213,14 @@ impl Run {
     /// the guest may still run then. A body that breaks off because its guest was ended also ends here: ask
     /// [`Run::ended`] how.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        let frame = self.poll_next(cx);
+        if frame.is_ready() {
+            self.waits.is_read();
+        }
+        frame
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
         if let Poll::Ready(frame) = self.poll_body(cx) {
             return Poll::Ready(frame);
         }
@@ -289,6 +307,7 @@ impl Run {
 
     /// Ends the guest where it stands.
     pub fn stop(&mut self) {
+        self.waits.end();
         self.guest = None;
         self.again = None;
     }
@@ -296,7 +315,11 @@ impl Run {
     fn poll_guest(&mut self, cx: &mut Context<'_>) {
         let Some(guest) = &mut self.guest else { return };
         let running = self.ticker.enter();
-        let polled = self.meter.poll(guest.as_mut(), cx);
+        let waker = self.waits.begin_poll(cx.waker());
+        let polled = self.meter.poll(guest.as_mut(), &mut Context::from_waker(waker));
+        if polled.is_pending() {
+            self.waits.is_pending();
+        }
         drop(running);
         let (ended, returned) = match polled {
             Poll::Ready(returned) => match &returned.result {
@@ -374,6 +397,7 @@ fn now<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Outpu
 impl Drop for Run {
     /// Puts the instance back, for the next request.
     fn drop(&mut self) {
+        self.waits.end();
         if let Some(again) = self.again.take()
             && let Some(idle) = self.idle.take()
             && self.is_complete()

@@ -84,7 +84,7 @@ impl State {
         let buffers = Share::without_budget();
         let nn = NnCtx { models: Arc::default(), tensor_bytes_max: 0, tensor_bytes: 0, buffers };
         let limiter = Limiter::new(memory_bytes_max, Share::without_budget(), Arc::default());
-        let outbound = Outbound::new(Arc::default(), None);
+        let outbound = Outbound::new(Arc::default(), None, Arc::default());
         Ok(State::of(log, &[], outbound, nn, limiter, Instant::now()))
     }
 
@@ -132,7 +132,7 @@ impl State {
         let limiter = Limiter::new(memory_bytes_max, memory, meter.clone());
         // Most functions have no other host to ask.
         let lookups = (!world.outbound.hosts.is_empty()).then(|| world.lookups.of(tenant));
-        let outbound = Outbound::new(world.outbound.clone(), lookups);
+        let outbound = Outbound::new(world.outbound.clone(), lookups, meter.clone());
         Ok(State {
             tenant: Some(tenant.clone()),
             cpu_ns_max: world.limits.cpu_ms.saturating_mul(1_000_000),
@@ -174,6 +174,12 @@ impl State {
         }
     }
 
+    /// Gives its memory on the host's books to others; says how many bytes it was. The instance is about to be
+    /// ended.
+    pub fn let_go(&mut self) -> u64 {
+        self.limiter.share.let_go() + self.nn.buffers.let_go()
+    }
+
     /// The invocation has ended: what it has logged goes out.
     pub fn end(&mut self) {
         self.log.end();
@@ -187,6 +193,7 @@ impl State {
         self.runs(true);
         self.limiter.begin(meter.clone());
         meter.memory_grows(self.nn.tensor_bytes);
+        self.outbound.begin(meter.clone());
         self.tenant = Some(tenant.clone());
         self.meter = meter.clone();
         self.deadline = *deadline;

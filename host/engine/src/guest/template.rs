@@ -1,12 +1,14 @@
 //! What a guest is made from: a function's code, and what its instances have in common.
 
 use super::idle::{Idle, IdleOfHost};
-use super::instance::Instance;
+use super::instance::{Instance, NoPlace};
 use super::state::{Invocation, State, World};
+use crate::meter::Meter;
 use crate::meter::share::EndIdle;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vesta_core::memory::Reservation;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
@@ -20,6 +22,8 @@ pub(crate) struct Template {
     /// this struct.
     pub idle: Option<Arc<Idle<Instance>>>,
     pub idle_of_host: Arc<IdleOfHost<Instance>>,
+    /// Of all instances of the host.
+    pub places: Arc<Semaphore>,
     /// How long the first instance took to make, in nanoseconds; 0 before.
     pub instance_ns: AtomicU64,
     /// What code and models hold of the host's memory. Given back once they are gone.
@@ -40,18 +44,33 @@ impl Template {
 
     /// A fresh one; those that are idle make room for it.
     async fn fresh(&self, invocation: &Invocation) -> wasmtime::Result<Instance> {
+        let meter = &invocation.meter;
         loop {
+            let place = self.place(meter).ok_or(NoPlace)?;
             let state = State::new(&self.world, invocation)?;
             let begun = Instant::now();
-            match Instance::new(&self.pre, state, self.world.limits.memory_bytes).await {
-                Err(e) if e.is::<wasmtime::PoolConcurrencyLimitError>() && self.idle_of_host.end_oldest() => {
-                }
+            match Instance::new(&self.pre, state, self.world.limits.memory_bytes, place).await {
+                // Of a component of many modules the pool holds fewer.
+                Err(e)
+                    if e.is::<wasmtime::PoolConcurrencyLimitError>()
+                        && meter.spare(|| self.idle_of_host.end_oldest_here()) => {}
                 made => {
                     if made.is_ok() && self.instance_ns.load(Relaxed) == 0 {
                         self.instance_ns.store(begun.elapsed().as_nanos() as u64, Relaxed);
                     }
                     return made;
                 }
+            }
+        }
+    }
+    /// A place for another instance. Making one is the host's work.
+    fn place(&self, meter: &Meter) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(place) = self.places.clone().try_acquire_owned() {
+                return Some(place);
+            }
+            if !meter.spare(|| self.idle_of_host.end_oldest()) {
+                return None;
             }
         }
     }

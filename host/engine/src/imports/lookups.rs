@@ -1,6 +1,8 @@
 //! Names of hosts become addresses, without a thread that waits for a name server, and with a share for each
 //! tenant.
 
+use crate::meter::Meter;
+use crate::meter::outbound::OutboundWork;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
@@ -106,8 +108,9 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
 }
 
 impl TenantLookups {
-    /// The addresses of a host. One that is written as an address is looked up nowhere.
-    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+    /// The addresses of a host. One that is written as an address is looked up nowhere. The CPU time goes to
+    /// `meter`.
+    pub async fn addresses(&self, host: &str, meter: &Arc<Meter>) -> Result<Vec<IpAddr>, LookupError> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }
@@ -121,10 +124,11 @@ impl TenantLookups {
         let of_all = self.lookups.all.clone().acquire_owned().await.map_err(closed)?;
         let host = host.to_owned();
         // Whoever asked may go away; the name server is asked nevertheless, and counted.
-        let asked = tokio::spawn(async move {
+        let work = async move {
             let _counted = (of_tenant, of_all);
             timeout(LOOKUP_MAX, resolver.lookup_ip(host)).await
-        });
+        };
+        let asked = tokio::spawn(OutboundWork::new(work, meter));
         match asked.await {
             Ok(Ok(Ok(found))) => Ok(found.iter().collect()),
             Ok(Ok(Err(e))) => Err(told(e)),
@@ -175,10 +179,14 @@ mod tests {
         let begun = Instant::now();
         for literal in ["127.0.0.1", "::1", "2001:db8::7"] {
             let address: IpAddr = literal.parse().expect("an address");
-            assert_eq!(lookups.addresses(literal).await, Ok(vec![address]));
+            assert_eq!(lookups.addresses(literal, &Arc::default()).await, Ok(vec![address]));
         }
         for number in ["127.1", "2130706433", "0x7f000001", "0x7f.1", "1.2.3.4.", ""] {
-            assert_eq!(lookups.addresses(number).await, Err(LookupError::NoSuchName), "{number}");
+            assert_eq!(
+                lookups.addresses(number, &Arc::default()).await,
+                Err(LookupError::NoSuchName),
+                "{number}"
+            );
         }
         assert!(begun.elapsed() < Duration::from_millis(500));
     }
@@ -191,13 +199,14 @@ mod tests {
         for n in 0..3 * OF_TENANT_MAX {
             // Asked, and given up at once.
             let name = format!("{n}.example.com");
-            let given_up = timeout(Duration::from_millis(10), mallory.addresses(&name)).await;
+            let given_up =
+                timeout(Duration::from_millis(10), mallory.addresses(&name, &Arc::default())).await;
             assert!(given_up.is_err());
         }
         assert_eq!(mallory.share.available_permits(), 0, "its share is in use");
         assert_eq!(acme.share.available_permits(), OF_TENANT_MAX);
         // The name server hears of the other tenant's name at once.
-        let asked = tokio::spawn(async move { acme.addresses("acme.example.org").await });
+        let asked = tokio::spawn(async move { acme.addresses("acme.example.org", &Arc::default()).await });
         let mut packet = [0; 512];
         let heard = timeout(Duration::from_secs(2), async {
             loop {

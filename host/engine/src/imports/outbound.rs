@@ -2,6 +2,9 @@
 //! public. The address is checked where it is connected to, so that a name cannot be rebound in between.
 
 use super::lookups::TenantLookups;
+use crate::meter::Meter;
+use crate::meter::cpu::metered;
+use crate::meter::outbound::OutboundWork;
 use bytes::Bytes;
 use http::uri::Scheme;
 use http_body_util::BodyExt;
@@ -96,17 +99,23 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The hooks of one invocation.
+/// The hooks of one instance. What the host does for its calls is billed to the invocation that it serves.
 pub(crate) struct Outbound {
     policy: Arc<OutboundPolicy>,
     lookups: Option<TenantLookups>,
     connections: Arc<Semaphore>,
+    meter: Arc<Meter>,
 }
 
 impl Outbound {
     /// Without `lookups` no name has an address.
-    pub fn new(policy: Arc<OutboundPolicy>, lookups: Option<TenantLookups>) -> Outbound {
-        Outbound { policy, lookups, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    pub fn new(policy: Arc<OutboundPolicy>, lookups: Option<TenantLookups>, meter: Arc<Meter>) -> Outbound {
+        Outbound { policy, lookups, connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)), meter }
+    }
+
+    /// Another invocation begins. Calls that an earlier one began stay on that one's bill.
+    pub fn begin(&mut self, meter: Arc<Meter>) {
+        self.meter = meter;
     }
 }
 
@@ -119,12 +128,14 @@ impl WasiHttpHooks for Outbound {
         options: Option<RequestOptions>,
         _body_error: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
-        let (policy, connections, lookups) =
-            (self.policy.clone(), self.connections.clone(), self.lookups.clone());
-        Box::new(async move {
+        let call =
+            Call { policy: self.policy.clone(), lookups: self.lookups.clone(), meter: self.meter.clone() };
+        let (connections, meter) = (self.connections.clone(), self.meter.clone());
+        let work = async move {
             let place = connections.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
-            send(&policy, lookups.as_ref(), request, options, place).await
-        })
+            call.send(request, options, place).await
+        };
+        Box::new(OutboundWork::new(work, &meter))
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
@@ -132,78 +143,84 @@ impl WasiHttpHooks for Outbound {
     }
 }
 
-async fn send(
-    policy: &OutboundPolicy,
-    lookups: Option<&TenantLookups>,
-    mut request: http::Request<WasiBody>,
-    options: Option<RequestOptions>,
-    place: OwnedSemaphorePermit,
-) -> Result<Sent, Error> {
-    let uri = request.uri();
-    let tls = uri.scheme() == Some(&Scheme::HTTPS);
-    let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_string();
-    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    if !policy.names(&host, port) {
-        return Err(Error::HttpRequestDenied);
-    }
-    let bound = |asked: Option<Duration>| asked.unwrap_or(TIMEOUT_MAX).min(TIMEOUT_MAX);
-    let connect_timeout = bound(options.as_ref().and_then(|o| o.connect_timeout));
-    let first_byte_timeout = bound(options.as_ref().and_then(|o| o.first_byte_timeout));
-    let idle_timeout = bound(options.as_ref().and_then(|o| o.between_bytes_timeout));
-
-    let connected = timeout(connect_timeout, connect(policy, lookups, &host, port, tls)).await;
-    let stream = connected.map_err(|_| Error::ConnectionTimeout)??;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::Builder::new().max_headers(128).handshake(TokioIo::new(stream)).await?;
-    let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_string();
-    *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
-
-    // The connection is driven beside the response, and dropped with it.
-    let driver = AbortOnDrop(tokio::spawn(connection));
-    let response = timeout(first_byte_timeout, sender.send_request(request)).await;
-    let response = match response {
-        Ok(response) => response?,
-        Err(_) => return Err(Error::ConnectionReadTimeout),
-    };
-    let response = response.map(|body| IdleTimeout::new(body, idle_timeout).boxed_unsync());
-    let drive = async move {
-        let _place = place;
-        driver.join().await
-    };
-    Ok((response, Box::new(drive)))
+/// One call of a guest.
+struct Call {
+    policy: Arc<OutboundPolicy>,
+    lookups: Option<TenantLookups>,
+    meter: Arc<Meter>,
 }
 
-async fn connect(
-    policy: &OutboundPolicy,
-    lookups: Option<&TenantLookups>,
-    host: &str,
-    port: u16,
-    tls: bool,
-) -> Result<Box<dyn Duplex>, Error> {
-    let found = lookups.ok_or(Error::DestinationNotFound)?.addresses(host).await;
-    let addresses = found.map_err(|e| Error::DnsError { rcode: Some(e.to_string()), info_code: None })?;
-    if addresses.is_empty() {
-        return Err(Error::DestinationNotFound);
+impl Call {
+    async fn send(
+        &self,
+        mut request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Sent, Error> {
+        let uri = request.uri();
+        let tls = uri.scheme() == Some(&Scheme::HTTPS);
+        let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_string();
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        if !self.policy.names(&host, port) {
+            return Err(Error::HttpRequestDenied);
+        }
+        let bound = |asked: Option<Duration>| asked.unwrap_or(TIMEOUT_MAX).min(TIMEOUT_MAX);
+        let connect_timeout = bound(options.as_ref().and_then(|o| o.connect_timeout));
+        let first_byte_timeout = bound(options.as_ref().and_then(|o| o.first_byte_timeout));
+        let idle_timeout = bound(options.as_ref().and_then(|o| o.between_bytes_timeout));
+
+        let connected = timeout(connect_timeout, self.connect(&host, port, tls)).await;
+        let stream = connected.map_err(|_| Error::ConnectionTimeout)??;
+        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+            .max_headers(128)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_string();
+        *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
+
+        // The connection is driven beside the response, and dropped with it.
+        let driver = AbortOnDrop(tokio::spawn(OutboundWork::new(connection, &self.meter)));
+        let response = timeout(first_byte_timeout, sender.send_request(request)).await;
+        let response = match response {
+            Ok(response) => response?,
+            Err(_) => return Err(Error::ConnectionReadTimeout),
+        };
+        let response =
+            response.map(|body| IdleTimeout::new(body, idle_timeout, self.meter.clone()).boxed_unsync());
+        let drive = async move {
+            let _place = place;
+            driver.join().await
+        };
+        Ok((response, Box::new(drive)))
     }
-    let reached = addresses.into_iter().filter(|address| policy.reaches(*address));
-    let allowed: Vec<SocketAddr> = reached.map(|address| SocketAddr::new(address, port)).collect();
-    if allowed.is_empty() {
-        return Err(Error::DestinationIpProhibited);
+
+    async fn connect(&self, host: &str, port: u16, tls: bool) -> Result<Box<dyn Duplex>, Error> {
+        let found =
+            self.lookups.as_ref().ok_or(Error::DestinationNotFound)?.addresses(host, &self.meter).await;
+        let addresses = found.map_err(|e| Error::DnsError { rcode: Some(e.to_string()), info_code: None })?;
+        if addresses.is_empty() {
+            return Err(Error::DestinationNotFound);
+        }
+        let reached = addresses.into_iter().filter(|address| self.policy.reaches(*address));
+        let allowed: Vec<SocketAddr> = reached.map(|address| SocketAddr::new(address, port)).collect();
+        if allowed.is_empty() {
+            return Err(Error::DestinationIpProhibited);
+        }
+        let tcp = TcpStream::connect(&allowed[..]).await.map_err(Error::Connect)?;
+        // Once more on the peer that was really reached.
+        let peer = tcp.peer_addr().map_err(Error::Connect)?;
+        if !self.policy.reaches(peer.ip()) {
+            return Err(Error::DestinationIpProhibited);
+        }
+        let _ = tcp.set_nodelay(true);
+        if !tls {
+            return Ok(Box::new(tcp));
+        }
+        let name = ServerName::try_from(host.to_string()).map_err(|_| Error::TlsCertificateError)?;
+        let tls = TLS.connect(name, tcp).await.map_err(Error::Tls)?;
+        Ok(Box::new(tls))
     }
-    let tcp = TcpStream::connect(&allowed[..]).await.map_err(Error::Connect)?;
-    // Once more on the peer that was really reached.
-    let peer = tcp.peer_addr().map_err(Error::Connect)?;
-    if !policy.reaches(peer.ip()) {
-        return Err(Error::DestinationIpProhibited);
-    }
-    let _ = tcp.set_nodelay(true);
-    if !tls {
-        return Ok(Box::new(tcp));
-    }
-    let name = ServerName::try_from(host.to_string()).map_err(|_| Error::TlsCertificateError)?;
-    let tls = TLS.connect(name, tcp).await.map_err(Error::Tls)?;
-    Ok(Box::new(tls))
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -241,11 +258,12 @@ struct IdleTimeout {
     body: hyper::body::Incoming,
     limit: Duration,
     timer: std::pin::Pin<Box<tokio::time::Sleep>>,
+    meter: Arc<Meter>,
 }
 
 impl IdleTimeout {
-    fn new(body: hyper::body::Incoming, limit: Duration) -> Self {
-        Self { body, limit, timer: Box::pin(tokio::time::sleep(limit)) }
+    fn new(body: hyper::body::Incoming, limit: Duration, meter: Arc<Meter>) -> Self {
+        Self { body, limit, timer: Box::pin(tokio::time::sleep(limit)), meter }
     }
 }
 
@@ -257,7 +275,9 @@ impl http_body::Body for IdleTimeout {
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
         use std::task::Poll;
-        match std::pin::Pin::new(&mut self.body).poll_frame(cx) {
+        let (polled, cpu_ns) = metered(|| std::pin::Pin::new(&mut self.body).poll_frame(cx));
+        self.meter.outbound_ran(cpu_ns);
+        match polled {
             Poll::Ready(frame) => {
                 let next = tokio::time::Instant::now() + self.limit;
                 self.timer.as_mut().reset(next);

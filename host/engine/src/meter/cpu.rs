@@ -6,9 +6,13 @@
 
 use super::processes;
 use rustix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use vesta_core::usage::CpuTime;
 
 fn clock_ns(id: ClockId) -> u64 {
     let t = clock_gettime(id);
@@ -23,6 +27,58 @@ pub fn thread_cpu_ns() -> u64 {
 /// CPU time of the process with all its threads, those that ended included, in nanoseconds.
 pub fn process_cpu_ns() -> u64 {
     clock_ns(ClockId::ProcessCPUTime)
+}
+
+thread_local! {
+    /// CPU time of this thread that [`metered`] has measured, in nanoseconds.
+    static METERED_NS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Does some work and gives the CPU time of this thread that it took, in nanoseconds. What was metered within
+/// it is left out: that was counted already, as something else.
+pub(crate) fn metered<R>(work: impl FnOnce() -> R) -> (R, u64) {
+    let mark = Mark::now();
+    let result = work();
+    let own_ns = mark.own_ns();
+    (result, own_ns)
+}
+
+/// Adds the CPU time of a future's polls to `spent`.
+pub async fn spending<F: Future>(spent: &CpuTime, work: F) -> F::Output {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        let (polled, ns) = metered(|| work.as_mut().poll(cx));
+        spent.add(ns);
+        polled
+    })
+    .await
+}
+
+/// A moment of this thread's clock, from which on its CPU time is metered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    cpu_ns: u64,
+    metered_ns: u64,
+}
+
+impl Mark {
+    pub fn now() -> Mark {
+        Mark { cpu_ns: thread_cpu_ns(), metered_ns: METERED_NS.get() }
+    }
+
+    /// CPU time since the mark without what was metered since, in nanoseconds; from now on it counts as
+    /// metered. Call it on the thread of the mark.
+    pub fn own_ns(self) -> u64 {
+        let whole_ns = thread_cpu_ns().saturating_sub(self.cpu_ns);
+        let within_ns = METERED_NS.get().saturating_sub(self.metered_ns);
+        METERED_NS.set(self.metered_ns + whole_ns);
+        whole_ns.saturating_sub(within_ns)
+    }
+
+    /// The thread's clock at the mark, in nanoseconds.
+    pub fn cpu_ns(self) -> u64 {
+        self.cpu_ns
+    }
 }
 
 /// CPU time that was measured for a bill, whichever thread it ran on.
@@ -69,7 +125,7 @@ pub fn unregister_thread() {
 /// Where the process's CPU time went, in nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CpuReport {
-    /// By the kernel: the host's process and its workers.
+    /// By the kernel: the host's process, its workers, and the children that prepare uploads.
     pub process_ns: u64,
     /// Measured for bills since the process started.
     pub billed_ns: u64,
@@ -112,12 +168,11 @@ pub fn report() -> CpuReport {
         let ns = spent.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         *threads_ns.entry(kind.to_string()).or_default() += ns;
     }
-    // Of the workers, and of what they are forked from, what is not billed is the platform's: taking
-    // messages, starting, reading weights ahead.
-    let workers_ns = processes::all_cpu_ns();
-    threads_ns.insert("inference-workers".into(), workers_ns);
+    // Of the processes what is not billed is the platform's: taking messages, starting, reading weights ahead.
+    let processes_ns = processes::all_cpu_ns();
+    threads_ns.insert("processes".into(), processes_ns);
     CpuReport {
-        process_ns: process_cpu_ns() + workers_ns,
+        process_ns: process_cpu_ns() + processes_ns,
         billed_ns: BILLED_NS.load(Ordering::Relaxed),
         threads_ns,
     }
@@ -126,6 +181,26 @@ pub fn report() -> CpuReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn burn(ns: u64) {
+        let start = thread_cpu_ns();
+        while thread_cpu_ns() - start < ns {}
+    }
+
+    #[test]
+    fn what_is_metered_within_something_is_not_metered_twice() {
+        let ((inner_ns, innermost_ns), outer_ns) = metered(|| {
+            burn(2_000_000);
+            let (innermost_ns, inner_ns) = metered(|| {
+                burn(3_000_000);
+                metered(|| burn(20_000_000)).1
+            });
+            (inner_ns, innermost_ns)
+        });
+        assert!((2_000_000..15_000_000).contains(&outer_ns), "{outer_ns}");
+        assert!((3_000_000..15_000_000).contains(&inner_ns), "{inner_ns}");
+        assert!(innermost_ns >= 20_000_000, "{innermost_ns}");
+    }
 
     #[test]
     fn a_registered_thread_shows_its_cpu_time_also_after_its_end() {

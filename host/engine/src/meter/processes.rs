@@ -1,9 +1,13 @@
-//! The processes of models: what the kernel knows of each, for the books and for the memory budget.
+//! The processes that the host starts: what the kernel knows of each, for the books and for the memory budget.
 
 use rustix::process::Pid;
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 static LIVE: Mutex<BTreeMap<i32, Role>> = Mutex::new(BTreeMap::new());
 /// CPU time of those that have ended.
@@ -12,6 +16,8 @@ static ENDED_NS: AtomicU64 = AtomicU64::new(0);
 /// What a process is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
+    /// Prepares an upload, under limits of its own.
+    Prepare,
     ForkServer,
     Worker {
         /// Of the memory that no file backs it shares so many bytes with the fork server for good.
@@ -103,7 +109,7 @@ pub(crate) fn private_memory(pid: Pid) -> Option<PrivateMemory> {
     Some(PrivateMemory { resident: resident.saturating_sub(shared) * page, mapped: data * page })
 }
 
-/// CPU time of all processes of models since the host started, in nanoseconds.
+/// CPU time of all processes since the host started, in nanoseconds.
 pub(super) fn all_cpu_ns() -> u64 {
     let live = live();
     let now: u64 = live.keys().filter_map(|pid| Pid::from_raw(*pid)).map(cpu_ns).sum();
@@ -116,6 +122,7 @@ pub fn uncounted_bytes() -> u64 {
     let uncounted = |(pid, role): (i32, Role)| {
         let resident = private_memory(Pid::from_raw(pid)?)?.resident;
         Some(match role {
+            Role::Prepare => 0,
             Role::ForkServer => resident,
             Role::Worker { shared_bytes, counted_bytes } => {
                 resident.saturating_sub(shared_bytes).saturating_sub(counted_bytes)
@@ -123,6 +130,13 @@ pub fn uncounted_bytes() -> u64 {
         })
     };
     all.into_iter().filter_map(uncounted).sum()
+}
+
+/// A descriptor for whose input Tokio waits. Within a Tokio runtime.
+pub(crate) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what it is registered with, and so open for as long.
+    #[allow(unsafe_code)]
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
 /// How many workers there are.

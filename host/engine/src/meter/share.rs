@@ -1,6 +1,6 @@
 //! An instance's share of the host's memory budget, and its tenant's.
 
-use super::{Meter, cpu};
+use super::Meter;
 use dashmap::DashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,7 +9,7 @@ use vesta_core::memory::{Grant, Kind, Memory, Short, Taken};
 
 /// What is idle and can be ended for its memory.
 pub(crate) trait EndIdle: Send + Sync {
-    /// Ends what has been idle the longest; false where nothing is.
+    /// Ends what has been idle the longest; false where nothing is. Its memory is free for others at once.
     fn end_oldest(&self) -> bool;
 }
 
@@ -86,14 +86,16 @@ impl Share {
             return Ok(());
         }
         // Making room is the host's work, though it is done within the guest's turn.
-        let begun = cpu::thread_cpu_ns();
-        let result = memory.grow(taken, more);
-        meter.spare(cpu::thread_cpu_ns() - begun);
-        result.map_err(|short| {
+        meter.spare(|| memory.grow(taken, more)).map_err(|short| {
             of_tenant.fetch_sub(more, Relaxed);
             meter.lack_host_memory();
             wasmtime::Error::new(short)
         })
+    }
+
+    /// Gives back all of it, before its holder is gone; says how many bytes it was.
+    pub fn let_go(&mut self) -> u64 {
+        self.0.take().map_or(0, |held| held.taken.bytes())
     }
 
     pub fn shrink(&mut self, less: u64) {

@@ -1,10 +1,14 @@
 //! Turns on a thread of Tokio.
 
+use super::Meter;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
-/// Sends the task behind all others of its thread, those included whose input has come meanwhile.
-pub(crate) async fn let_others_run() {
+/// Sends the task of an invocation behind all others of its thread, those included whose input has come
+/// meanwhile.
+pub(crate) async fn let_others_run(meter: Arc<Meter>) {
+    let _away = meter.away();
     // Tokio's own yield has the thread look for input, and wakes no second one. But it wakes this task last,
     // and what is woken last runs first.
     tokio::task::yield_now().await;

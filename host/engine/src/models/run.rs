@@ -3,8 +3,8 @@
 use super::model::Model;
 use super::slots::{NoSlot, Slot, Wish};
 use super::worker::{Answered, Death, LaneError, LaneInUse, StartError, Worker};
-use crate::meter::Meter;
 use crate::meter::turns::let_others_run;
+use crate::meter::{Away, Meter};
 use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,7 +73,7 @@ impl Model {
         if let Some((retry_after, why)) = self.set_aside() {
             return Err(InferenceError::SetAside { why, retry_after });
         }
-        let queued = Queued { since: Instant::now(), meter: call.meter };
+        let queued = Queued::new(call.meter);
         let place = Place { slot: None, _turn: self.alone().await };
         drop(queued);
         Run::new(self.clone(), place, call.held.clone()).answer(&call).await
@@ -82,7 +82,7 @@ impl Model {
     /// A worker that serves, and a slot for a run in it. One that has ended is replaced while no slot is
     /// held, so that nobody else waits for that.
     async fn place(self: &Arc<Self>, call: &Call<'_>) -> Result<(Arc<Worker>, Slot), InferenceError> {
-        let _queued = Queued { since: Instant::now(), meter: call.meter };
+        let _queued = Queued::new(call.meter);
         loop {
             let worker = self.worker().await?;
             let slot = self.slot(call).await;
@@ -113,6 +113,13 @@ impl Model {
 struct Queued<'a> {
     since: Instant,
     meter: &'a Meter,
+    _away: Away,
+}
+
+impl Queued<'_> {
+    fn new(meter: &Arc<Meter>) -> Queued<'_> {
+        Queued { since: Instant::now(), meter, _away: meter.away() }
+    }
 }
 
 impl Drop for Queued<'_> {
@@ -144,6 +151,8 @@ pub(super) struct Place {
 struct UnderWay {
     lane: LaneInUse,
     meter: Arc<Meter>,
+    /// For how long it holds its memory is told by the run's CPU time.
+    _away: Away,
     begun: Instant,
     deadline: Instant,
     /// CPU time of the worker when it began, and what was billed of it then; in nanoseconds.
@@ -175,7 +184,7 @@ impl Run {
                 Ok(answered) => {
                     self.bill(Some(answered.spent));
                     if soon && call.meter.waited(since.elapsed()) {
-                        let_others_run().await;
+                        let_others_run(call.meter.clone()).await;
                     }
                     return answered.result.map_err(InferenceError::Run);
                 }
@@ -228,7 +237,7 @@ impl Run {
             _ => LaneError::HostMemory,
         })?;
         let (worker_cpu_ns, worker_billed_ns) = (worker.cpu_ns(), worker.billed_ns());
-        if let Err(e) = lane.lane()?.begin(call.inputs, &self.model.inference.memory) {
+        if let Err(e) = lane.lane()?.begin(call.inputs, &self.model.inference.memory, call.meter) {
             // Nothing was said to the worker: the lane is as it was.
             if matches!(e, LaneError::Inputs(_)) {
                 lane.give_back();
@@ -240,6 +249,7 @@ impl Run {
         self.under_way = Some(UnderWay {
             lane,
             meter: call.meter.clone(),
+            _away: call.meter.away(),
             begun: Instant::now(),
             deadline: call.deadline,
             worker_cpu_ns,
@@ -263,7 +273,7 @@ impl Run {
         loop {
             tokio::select! {
                 biased;
-                answered = run.lane.lane()?.answer(outputs_max, &memory, take(&mut soon)) => return answered,
+                answered = run.lane.lane()?.answer(outputs_max, &memory, &run.meter, take(&mut soon)) => return answered,
                 () = sleep_until(look.into()) => {}
             }
             let used_ns = run.cpu_ns(self.model.settings.threads);
@@ -291,7 +301,7 @@ impl Run {
             None => (run.cpu_of_the_dead_ns(), run.ended_at.map_or(0, |(_, bytes)| bytes)),
         };
         let cpu_ns = run.lane.worker().believed(cpu_ns);
-        run.meter.inference_ran(cpu_ns, wall_ns);
+        run.meter.inference_ran(cpu_ns, wall_ns, self.model.settings.threads);
         run.meter.model_memory_is(memory_bytes.min(most));
         run.meter.end_beside();
         if said.is_some() {

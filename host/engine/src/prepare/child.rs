@@ -6,19 +6,23 @@
 //! The host only ever sees a small JSON answer and the files in that folder.
 
 use crate::meter::cpu;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use crate::meter::processes::{self, Role, watched};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
+use vesta_core::usage::CpuTime;
 use vesta_nn::confine::{ConfineError, Confinement, Profile, confine};
 use vesta_nn::{GRAPH_FILE, INFO_FILE, ModelInfo, ModelLimits, WEIGHTS_FILE};
 
@@ -172,12 +176,13 @@ const ANSWER_BYTES_MAX: u64 = 4 << 20;
 const STDERR_BYTES_MAX: u64 = 64 << 10;
 
 /// Runs one job in a child: `program` is the host's own executable, `argument` what makes it call [`main`].
-/// When this returns, the child has ended. Within a Tokio runtime.
+/// When this returns, the child has ended; what CPU time it used is in `spent`. Within a Tokio runtime.
 pub(crate) async fn run(
     program: &Path,
     argument: &str,
     limits: ChildLimits,
     job: Job,
+    spent: &CpuTime,
 ) -> Result<Answer, ChildError> {
     let parent = std::process::id();
     let order = serde_json::to_vec(&Order { parent, limits, job }).map_err(std::io::Error::other)?;
@@ -185,6 +190,7 @@ pub(crate) async fn run(
     command.arg(argument).env_clear().kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (mut child, _thread) = spawn(command).await?;
+    let mut books = Books::open(&child, spent)?;
     let missing = || std::io::Error::other("a pipe of the child is missing");
     let mut stdin = child.stdin.take().ok_or_else(missing)?;
     let stdout = child.stdout.take().ok_or_else(missing)?;
@@ -197,12 +203,16 @@ pub(crate) async fn run(
         let (mut stdout, mut stderr) = (stdout.take(ANSWER_BYTES_MAX), stderr.take(STDERR_BYTES_MAX));
         let (a, b) = tokio::join!(stdout.read_to_end(&mut answer), stderr.read_to_end(&mut complaint));
         a.and(b)?;
+        books.ended().await;
         let status = child.wait().await?;
         Ok::<_, std::io::Error>((status, answer, complaint))
     };
     let talked = tokio::time::timeout(Duration::from_secs(limits.wall_seconds), talk).await;
     // It writes no more, so its folder can be removed. After its end this does nothing.
-    let _ = child.kill().await;
+    if child.start_kill().is_ok() {
+        books.ended().await;
+    }
+    let _ = child.wait().await;
     let (status, answer, complaint) = talked.map_err(|_| ChildError::WallLimit(limits.wall_seconds))??;
     if status.success() {
         return serde_json::from_slice(&answer)
@@ -221,6 +231,44 @@ pub(crate) async fn run(
             ChildError::Crashed(status.to_string())
         }
     })
+}
+
+/// The CPU time of a child, which is read when it has ended, and before it is reaped.
+struct Books<'a> {
+    pid: Pid,
+    /// Readable once it has ended.
+    end: AsyncFd<OwnedFd>,
+    spent: &'a CpuTime,
+    is_closed: bool,
+}
+
+impl Books<'_> {
+    fn open<'a>(child: &Child, spent: &'a CpuTime) -> std::io::Result<Books<'a>> {
+        let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let pid = id.ok_or_else(|| std::io::Error::other("the child has no id"))?;
+        let end = watched(pidfd_open(pid, PidfdFlags::empty())?)?;
+        processes::started(pid, Role::Prepare);
+        Ok(Books { pid, end, spent, is_closed: false })
+    }
+
+    async fn ended(&mut self) {
+        // An error would mean that the runtime ends: then the clock is read as it stands.
+        let _ = self.end.readable().await;
+        self.close();
+    }
+
+    fn close(&mut self) {
+        if !self.is_closed {
+            self.is_closed = true;
+            self.spent.add(processes::ended(self.pid));
+        }
+    }
+}
+
+impl Drop for Books<'_> {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 /// Starts a child on a thread of its own, which lives until what is returned beside the child is dropped.

@@ -1,6 +1,8 @@
 //! The host's side of a lane: one run at a time, over a socket and memory that both sides map.
 
-use super::process::{has_input, packets, watched};
+use super::process::{has_input, packets};
+use crate::meter::Meter;
+use crate::meter::processes::watched;
 use rustix::net::RecvFlags;
 use std::io;
 use std::mem::{replace, take};
@@ -151,13 +153,14 @@ impl Lane {
     }
 
     /// Sees to it that the lane has so much memory. It is on the host's books before it is there.
-    fn reserve(&mut self, bytes: u64, memory: &Arc<dyn Grant>) -> Result<(), LaneError> {
+    fn reserve(&mut self, bytes: u64, memory: &Arc<dyn Grant>, meter: &Meter) -> Result<(), LaneError> {
         if self.memory.as_ref().is_some_and(|m| m.bytes() >= bytes) {
             return Ok(());
         }
         let size = bytes.max(MEMORY_BYTES_MIN).checked_next_power_of_two().ok_or(LaneError::HostMemory)?;
         let mut held = memory.memory().none(Kind::Buffers);
-        memory.grow(&mut held, size).map_err(|_| LaneError::HostMemory)?;
+        // Making room for it is the host's work.
+        meter.spare(|| memory.grow(&mut held, size)).map_err(|_| LaneError::HostMemory)?;
         let (shared, file) = SharedMemory::create(size).map_err(|_| LaneError::HostMemory)?;
         self.memory = Some(shared);
         self.held = Some(held);
@@ -165,10 +168,15 @@ impl Lane {
     }
 
     /// Writes the inputs into the lane's memory and has the worker begin.
-    pub fn begin(&mut self, inputs: &[(String, Tensor)], memory: &Arc<dyn Grant>) -> Result<(), LaneError> {
+    pub fn begin(
+        &mut self,
+        inputs: &[(String, Tensor)],
+        memory: &Arc<dyn Grant>,
+        meter: &Meter,
+    ) -> Result<(), LaneError> {
         let sizes = inputs.iter().map(|(_, tensor)| tensor.data.len() as u64);
         let (offsets, bytes) = wire::lay_out(sizes).ok_or(LaneError::HostMemory)?;
-        self.reserve(bytes, memory)?;
+        self.reserve(bytes, memory, meter)?;
         let mut places = Vec::with_capacity(inputs.len());
         for ((name, tensor), offset) in inputs.iter().zip(offsets) {
             let is_written = self.memory.as_mut().is_some_and(|m| m.write(offset, &tensor.data));
@@ -194,6 +202,7 @@ impl Lane {
         &mut self,
         outputs_max: u64,
         memory: &Arc<dyn Grant>,
+        meter: &Meter,
         mut soon: bool,
     ) -> Result<Answered, LaneError> {
         loop {
@@ -205,7 +214,7 @@ impl Lane {
                 }
                 Reply::Space { bytes } => {
                     self.has_asked = true;
-                    if bytes > outputs_max || self.reserve(bytes, memory).is_err() {
+                    if bytes > outputs_max || self.reserve(bytes, memory, meter).is_err() {
                         self.send(&Request::NoSpace, &[])?;
                     }
                 }

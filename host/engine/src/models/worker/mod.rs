@@ -14,8 +14,8 @@ pub(crate) use lane::{Answered, Lane, LaneError, SOON_MAX};
 pub(crate) use process::Program;
 pub(crate) use stock::Stock;
 
-use crate::meter::processes;
-use process::{Exit, Process, has_input, is_gone, watched};
+use crate::meter::processes::{self, watched};
+use process::{Exit, Process, has_input, is_gone};
 use rustix::net::RecvFlags;
 use rustix::process::Pid;
 use std::io;

@@ -14,8 +14,6 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use vesta_nn::worker::fork_server::{Forked, Order};
 use vesta_nn::worker::wire;
 
@@ -233,11 +231,4 @@ pub(super) fn has_input(fd: BorrowedFd<'_>, most: Duration) -> io::Result<bool> 
 pub(super) fn is_gone(e: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     matches!(e.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
-}
-
-/// A descriptor for whose input Tokio waits. Within a Tokio runtime.
-pub(super) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is owned by what it is registered with, and so open for as long.
-    #[allow(unsafe_code)]
-    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
