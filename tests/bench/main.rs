@@ -17,6 +17,7 @@ mod report;
 mod served;
 mod soak;
 mod stats;
+mod work;
 mod workers;
 
 use report::Line;
@@ -58,6 +59,7 @@ const MEASURES: &[Measure] = &[
     Measure { ids: &["P7"], run: preemption::cost },
     Measure { ids: &["P7-yield"], run: preemption::yields },
     Measure { ids: &["P12-hop", "P12-start", "P12-memory"], run: workers::measure },
+    Measure { ids: &["P16-hello", "P16-busy", "P16-infer"], run: work::measure },
     Measure { ids: &["P10"], run: keepalive::measure },
 ];
 
