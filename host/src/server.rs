@@ -53,7 +53,10 @@ use vesta_engine::{ModelLimits, Runtime, RuntimeConfig, cpu, heap};
 const LAST_WORK: Duration = Duration::from_secs(10);
 
 /// How long a host without one of its tasks still answers that it is not ready before it ends.
-const NOT_READY_SHOWN: Duration = Duration::from_secs(1);
+const NOT_READY_SHOWN: Duration = Duration::from_secs(3);
+
+/// What threads that do not end are given when everything else has.
+const LAST_THREADS: Duration = Duration::from_secs(5);
 
 /// Runs the host until SIGTERM or SIGINT.
 pub fn run(args: ServeArgs) -> Result<()> {
@@ -69,7 +72,21 @@ pub fn run(args: ServeArgs) -> Result<()> {
         .on_thread_start(|| cpu::register_thread("worker"))
         .on_thread_stop(cpu::unregister_thread)
         .build()?;
-    runtime.block_on(serve_until_stopped(config, prices, args))
+    let served = runtime.block_on(serve_until_stopped(config, prices, args));
+    // A worker that never comes back holds up nothing.
+    runtime.shutdown_timeout(LAST_THREADS);
+    served
+}
+
+/// Ends the process when it should have ended by itself. Without one of its tasks a host may not be able to: guests
+/// that are not interrupted keep its workers, and with them its timers.
+fn end_at_last(after: Duration) {
+    let thread = std::thread::Builder::new().name("vesta-end".into());
+    let _ = thread.spawn(move || {
+        std::thread::sleep(after);
+        tracing::error!("the host has not ended by itself");
+        std::process::abort();
+    });
 }
 
 /// Connections are bounded by the configuration, not by the shell's soft limit on descriptors.
@@ -243,6 +260,7 @@ async fn serve_until_stopped(config: HostConfig, prices: Prices, args: ServeArgs
         ended = tasks::first(tasks.ended()) => Some(ended),
     };
     if ended.is_some() {
+        end_at_last(NOT_READY_SHOWN + grace + 4 * LAST_WORK);
         tokio::time::sleep(NOT_READY_SHOWN).await;
     }
     tasks.stop();

@@ -175,7 +175,7 @@ type State = BTreeMap<&'static str, Vec<String>>;
 fn settled(host: &Host) -> State {
     let mut before = all(host);
     wait_for("the host to have done what it was asked for", PATIENCE, || {
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_secs(2));
         let now = all(host);
         let same = now == before;
         before = now;

@@ -93,10 +93,8 @@ impl Runtime {
             let _ = &vital;
             weak.upgrade().inspect(|e| e.increment_epoch()).is_some()
         })?;
-        let ender = Ender::start(EnderLimits {
-            count: ending as usize,
-            bytes: memory.memory().budget() / ENDING_SHARE,
-        })?;
+        let limits = EnderLimits { count: ending as usize, bytes: memory.memory().budget() / ENDING_SHARE };
+        let ender = Ender::start(limits, config.vitals.hold("ender of instances"))?;
         let idle_of_host = IdleOfHost::new(ender);
         let memory = InstanceMemory::new(memory, idle_of_host.clone());
         let slots = SlotsConfig {

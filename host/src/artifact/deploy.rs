@@ -121,6 +121,8 @@ pub struct Deployment {
     pub error: Option<PrepareError>,
     manifest: Option<Arc<PackageManifest>>,
     receiving: HashSet<Digest>,
+    /// How it ended is being written down.
+    is_ending: bool,
     /// What it has cost so far.
     spent: Arc<CpuTime>,
 }
@@ -217,7 +219,7 @@ pub struct Deployments {
     /// Whose turn it is among a tenant's deployments: one's do not take all of what prepares.
     turns: DashMap<TenantName, Arc<Semaphore>>,
     /// Held while a deployment begins and while blobs are collected: no blob goes that a deployment counts on.
-    gate: Mutex<()>,
+    gate: Arc<Mutex<()>>,
 }
 
 impl Deployments {
@@ -243,7 +245,7 @@ impl Deployments {
             all.insert(deployment.id.clone(), deployment);
         }
         let archives = Arc::new(Semaphore::new(ARCHIVES_MAX));
-        let gate = Mutex::new(());
+        let gate = Arc::default();
         let turns = DashMap::new();
         Ok(Arc::new(Self {
             db,
@@ -289,7 +291,13 @@ impl Deployments {
             return Err(DeployError::PackageTooLarge { max: self.limits.package_bytes_max });
         }
         let (this, tenant) = (self.clone(), tenant.clone());
-        self.db.to_the_end(async move { this.begin_checked(&tenant, manifest).await }).await
+        // Before a place among the changes is taken: others need not wait while blobs are collected.
+        let gate = self.gate.clone().lock_owned().await;
+        let begin = async move {
+            let _gate = gate;
+            this.begin_checked(&tenant, manifest).await
+        };
+        self.db.to_the_end(begin).await
     }
 
     async fn begin_checked(
@@ -297,8 +305,7 @@ impl Deployments {
         tenant: &TenantName,
         manifest: PackageManifest,
     ) -> Result<Deployment, DeployError> {
-        let _gate = self.gate.lock().await;
-        self.expire().await?;
+        self.expire().await;
         self.forget_oldest(tenant);
         let open = self.all.iter().filter(|d| d.tenant == *tenant && d.is_open()).count();
         if open >= self.limits.open_max {
@@ -430,6 +437,9 @@ impl Deployments {
                 (DeployState::Uploading, Some(manifest)) => manifest.clone(),
                 _ => return Ok(deployment.clone()),
             };
+            if deployment.is_ending {
+                return Err(DeployError::NotUploading);
+            }
             if !deployment.missing.is_empty() {
                 return Err(DeployError::Incomplete(deployment.missing.len()));
             }
@@ -508,23 +518,26 @@ impl Deployments {
         self.all.get(id).map(|d| d.spent.clone()).unwrap_or_default()
     }
 
-    /// Takes a deployment that has ended to the books.
-    fn bill(&self, id: &str, ended: Result<u32, PrepareError>) {
-        let Some(deployment) = self.all.get(id) else { return };
-        let Ok(id) = deployment.id.parse() else { return };
-        self.bill.deployed(Deployed {
-            id,
-            tenant: deployment.tenant.clone(),
-            function: deployment.function.clone(),
-            began_unix_ms: deployment.created_unix_ms,
-            cpu_ns: deployment.spent.ns(),
-            ended,
-        });
-    }
-
+    /// Ends a deployment: on the books, in the database, and in memory. Where two would end it, the first one does.
     async fn finish(&self, id: &str, ended: Result<u32, PrepareError>) {
-        self.bill(id, ended.clone());
-        let Some(row) = self.all.get(id).map(|d| d.row()) else { return };
+        let (row, deployed) = {
+            let Some(mut deployment) = self.all.get_mut(id) else { return };
+            if !deployment.is_open() || std::mem::replace(&mut deployment.is_ending, true) {
+                return;
+            }
+            let deployed = deployment.id.parse().ok().map(|id| Deployed {
+                id,
+                tenant: deployment.tenant.clone(),
+                function: deployment.function.clone(),
+                began_unix_ms: deployment.created_unix_ms,
+                cpu_ns: deployment.spent.ns(),
+                ended: ended.clone(),
+            });
+            (deployment.row(), deployed)
+        };
+        if let Some(deployed) = deployed {
+            self.bill.deployed(deployed).await;
+        }
         if let Err(e) = store::deployment_ended(&self.db, &row, &ended, FINISHED_MAX).await {
             tracing::error!("deployment {id}: {e}");
         }
@@ -536,7 +549,7 @@ impl Deployments {
     /// Gives up uploads that grew old, and deletes the blobs that nobody needs. Returns how many blobs.
     pub async fn collect(&self) -> Result<usize, ArtifactError> {
         let _gate = self.gate.lock().await;
-        self.expire().await?;
+        self.expire().await;
         if self.registry.has_damaged() {
             tracing::warn!("no blobs are removed: there are versions that cannot be read");
             return Ok(0);
@@ -552,23 +565,19 @@ impl Deployments {
         self.artifacts.collect(&references, before, self.prepare.as_ref()).await
     }
 
-    async fn expire(&self) -> Result<(), ArtifactError> {
+    async fn expire(&self) {
         let before = self.now_unix_ms() - self.limits.open_ms_max;
         let mut expired = Vec::new();
-        for mut deployment in self.all.iter_mut() {
+        for deployment in &self.all {
             let idle = deployment.state == DeployState::Uploading && deployment.receiving.is_empty();
             if idle && deployment.created_unix_ms < before {
-                let detail = "the upload was not committed in time; deploy again";
-                let error = failure("deployment-expired", detail, false);
-                deployment.end(Err(error.clone()));
-                expired.push((deployment.row(), Err(error)));
+                expired.push(deployment.id.clone());
             }
         }
-        for (row, ended) in expired {
-            self.bill(&row.id, ended.clone());
-            store::deployment_ended(&self.db, &row, &ended, FINISHED_MAX).await?;
+        for id in expired {
+            let detail = "the upload was not committed in time; deploy again";
+            self.finish(&id, Err(failure("deployment-expired", detail, false))).await;
         }
-        Ok(())
     }
 
     fn forget_oldest(&self, tenant: &TenantName) {
@@ -600,6 +609,7 @@ impl Deployment {
             error: None,
             manifest: None,
             receiving: HashSet::new(),
+            is_ending: false,
             spent: Arc::default(),
         }
     }

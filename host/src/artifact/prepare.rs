@@ -62,8 +62,8 @@ pub struct Deployed {
 pub trait DeployBill: Send + Sync {
     /// CPU time of the calling thread, in nanoseconds.
     fn thread_cpu_ns(&self) -> u64;
-    /// A deployment has ended.
-    fn deployed(&self, deployed: Deployed);
+    /// A deployment has ended. Resolves once its record is safe; where it cannot be written, that is logged.
+    fn deployed(&self, deployed: Deployed) -> BoxFuture<'_, ()>;
 }
 
 /// Adds the CPU time of a future's polls to `spent`.
@@ -81,6 +81,7 @@ pub async fn metered<F: Future>(bill: &dyn DeployBill, spent: &CpuTime, work: F)
 #[cfg(test)]
 pub mod testing {
     use super::{DeployBill, Deployed};
+    use futures_util::future::BoxFuture;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -95,8 +96,9 @@ pub mod testing {
         fn thread_cpu_ns(&self) -> u64 {
             self.now_ns.fetch_add(1_000, Relaxed)
         }
-        fn deployed(&self, deployed: Deployed) {
+        fn deployed(&self, deployed: Deployed) -> BoxFuture<'_, ()> {
             self.all.lock().expect("no panic").push(deployed);
+            Box::pin(async {})
         }
     }
 }

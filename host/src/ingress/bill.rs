@@ -31,6 +31,8 @@ pub struct Bill {
     arrived: Instant,
     /// What the host does for it, as long as nobody has closed it.
     handler: Option<OpenHandler>,
+    /// What it has done, where that was closed before the bill.
+    handled_ns: u64,
     cold: Option<ColdStart>,
     cold_wait_ns: u64,
     /// When the instance began.
@@ -61,6 +63,7 @@ impl Bill {
             body: Arc::default(),
             arrived,
             handler,
+            handled_ns: 0,
             cold: None,
             cold_wait_ns: 0,
             began: None,
@@ -90,7 +93,8 @@ impl Bill {
 
     /// Closes the bill. The meter must be settled. The record is safe once the ack says so.
     pub fn close(mut self, outcome: Outcome) -> (UsageRecord, Ack) {
-        let handler_cpu_ns = self.handler.take().map_or(0, OpenHandler::close);
+        self.close_handler();
+        let handler_cpu_ns = self.handled_ns;
         cpu::add_billed(handler_cpu_ns);
         let record = self.record(outcome, handler_cpu_ns);
         self.closed = true;
@@ -147,6 +151,11 @@ impl Bill {
         record
     }
 
+    /// The host does no more for it.
+    fn close_handler(&mut self) {
+        self.handled_ns += self.handler.take().map_or(0, OpenHandler::close);
+    }
+
     /// Closes the bill of a guest that was ended: at once, or once what still runs beside it, a model for
     /// instance, has ended. Nobody waits for that.
     pub fn close_later(mut self, outcome: Outcome) {
@@ -157,6 +166,8 @@ impl Bill {
             drop(self.close(outcome));
             return;
         }
+        // The connection goes on to the next request.
+        self.close_handler();
         let meter = self.meter.clone();
         tokio::spawn(async move {
             meter.settled().await;

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use tokio::sync::Mutex;
 use vesta_core::InvocationId;
+use vesta_core::clock::Clock;
 use vesta_core::retention::{Believer, Doubt};
 
 /// Days that single days are kept as such; after that they become months. A month does once all of it is older.
@@ -40,8 +41,17 @@ pub(super) struct Housekeeping {
     pub compared: AtomicU64,
 }
 
+fn told(doubt: Doubt) {
+    match doubt {
+        Doubt::Held => tracing::debug!(%doubt, "no usage records are pruned"),
+        _ => {
+            tracing::error!(%doubt, "no usage records are pruned until the clock has run evenly for a while")
+        }
+    }
+}
+
 impl Housekeeping {
-    pub async fn open(db: &Db) -> Result<Self, LedgerError> {
+    pub async fn open(db: &Db, clock: &dyn Clock) -> Result<Self, LedgerError> {
         let believed: Option<i64> = sqlx::query_scalar("SELECT believed_unix_ns FROM ledger_housekeeping")
             .fetch_one(db.pool())
             .await?;
@@ -50,8 +60,13 @@ impl Housekeeping {
             Some(believed) => Some(believed),
             None => newest.fetch_optional(db.pool()).await?,
         };
+        let mut believer = Believer::new(last);
+        // From now on a jump is seen, also one before the first pass.
+        if let Err(doubt) = believer.look(clock.unix_ns(), clock.now()) {
+            told(doubt);
+        }
         Ok(Self {
-            believer: Mutex::new(Believer::new(last)),
+            believer: Mutex::new(believer),
             walk: Mutex::default(),
             refused: AtomicU64::new(0),
             differences: AtomicU64::new(0),
@@ -84,12 +99,7 @@ impl Ledger {
             }
             Err(doubt) => {
                 self.housekeeping.refused.fetch_add(1, SeqCst);
-                match doubt {
-                    Doubt::Held => tracing::debug!(%doubt, "no usage records are pruned"),
-                    _ => {
-                        tracing::error!(%doubt, "no usage records are pruned until the clock has run evenly for a while")
-                    }
-                }
+                told(doubt);
             }
         }
         self.reconcile(Day::of(now)).await?;

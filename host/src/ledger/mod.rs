@@ -203,7 +203,7 @@ impl Ledger {
                 "the usage recorded before this version states no currency; it is taken to be the price plan's, for good"
             );
         }
-        let housekeeping = Housekeeping::open(&db).await?;
+        let housekeeping = Housekeeping::open(&db, &*clock).await?;
         Ok(Arc::new(Self { reads: Reads::new(db.clone()), db, clock, settlement, before, housekeeping }))
     }
 
@@ -309,8 +309,10 @@ impl Ledger {
         let as_of_unix_ns = match complete {
             true => asked_unix_ns,
             false => {
+                // In this order: what passes between the two makes it earlier.
+                let now = self.clock.unix_ns();
                 let lag = self.settlement.lag(Instant::now()).as_nanos();
-                self.clock.unix_ns().saturating_sub(i64::try_from(lag).unwrap_or(i64::MAX))
+                now.saturating_sub(i64::try_from(lag).unwrap_or(i64::MAX))
             }
         };
         Ok(Answer { found: self.reads.run(Some(tenant), read).await?, complete, as_of_unix_ns })

@@ -56,26 +56,28 @@ impl Ledger {
         let (mut rows, mut records) = (0, 0);
         while rows < ROWS_MAX && records < RECORDS_MAX {
             let Some(mut counting) = walk.at.take() else {
-                let (after, days) = (walk.done.take(), first.0..today.0);
+                let (after, days) = (walk.done.clone(), first.0..today.0);
                 let next = self.reads.run(None, move |c| {
                     Box::pin(async move { usage::day_after(c, after.as_ref(), days).await })
                 });
                 match next.await? {
                     Some(row) => walk.at = Some(Counting::new(row, false)),
                     // The next pass begins anew.
-                    None => return Ok(()),
+                    None => {
+                        walk.done = None;
+                        return Ok(());
+                    }
                 }
                 rows += 1;
                 continue;
             };
+            // A day that cannot be read is passed over, so that the others are compared.
+            walk.done = Some(counting.row.clone());
             let read = self.page(&mut counting).await?;
             records += read;
             self.housekeeping.compared.fetch_add(read as u64, SeqCst);
             if read < PAGE as usize {
                 walk.at = self.compare(&counting).await?;
-                if walk.at.is_none() {
-                    walk.done = Some(counting.row);
-                }
             } else {
                 walk.at = Some(counting);
             }

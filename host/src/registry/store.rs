@@ -56,9 +56,9 @@ pub async fn load_one(
     let read = row.and_then(|row| readable("functions", &["tenant", "name"], &row, function));
     let Some((_, mut function)) = read else { return Ok(None) };
     let sql = "SELECT number FROM versions WHERE tenant = ? AND function = ?";
-    let numbers: Vec<i64> =
-        sqlx::query_scalar(sql).bind(tenant).bind(name).fetch_all(&mut *connection).await?;
-    for number in numbers {
+    let rows = sqlx::query(sql).bind(tenant).bind(name).fetch_all(&mut *connection).await?;
+    // A number that cannot be read costs its row: [`load`] has told of it.
+    for number in rows.iter().filter_map(|row| row.try_get::<i64, _>("number").ok()) {
         let known = u32::try_from(number).ok().and_then(|n| before?.versions.get_key_value(&n));
         if let Some((number, version)) = known {
             function.versions.insert(*number, version.clone());

@@ -3,6 +3,7 @@
 use crate::artifact::{DeployBill, Deployed};
 use crate::metering::Journal;
 use crate::telemetry::metrics::Metrics;
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use vesta_core::clock::Clock;
 use vesta_core::price::Prices;
@@ -23,7 +24,7 @@ impl DeployBill for ToTheBooks {
         cpu::thread_cpu_ns()
     }
 
-    fn deployed(&self, deployed: Deployed) {
+    fn deployed(&self, deployed: Deployed) -> BoxFuture<'_, ()> {
         cpu::add_billed(deployed.cpu_ns);
         let (outcome, status) = match &deployed.ended {
             Ok(_) => (Outcome::Ok, 200),
@@ -51,7 +52,11 @@ impl DeployBill for ToTheBooks {
         };
         record.charge = self.prices.charge(&record);
         self.metrics.record(&record);
-        // Nobody waits for it: where it cannot be written, the host takes no invocations either.
-        drop(self.journal.submit(record));
+        Box::pin(async move {
+            let id = record.id;
+            if !self.journal.submit(record).await {
+                tracing::error!(%id, "the record of a deployment cannot be written: nobody pays for it");
+            }
+        })
     }
 }

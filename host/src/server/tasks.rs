@@ -54,7 +54,7 @@ impl Tasks {
             let _vital = vital;
             #[cfg(vesta_test_faults)]
             if std::env::var(TEST_PANIC).is_ok_and(|named| named == name) {
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                tokio::time::sleep(std::time::Duration::from_secs(3)).await;
                 panic!("{TEST_PANIC} names {name}");
             }
             task.await;

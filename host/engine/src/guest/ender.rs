@@ -5,6 +5,7 @@
 use crate::meter::cpu;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use vesta_core::vital::Vital;
 
 /// Something that holds memory on the host's books.
 pub(crate) trait Ends: Send + 'static {
@@ -47,11 +48,13 @@ impl<T> Shared<T> {
 }
 
 impl<T: Ends> Ender<T> {
-    pub fn start(limits: EnderLimits) -> std::io::Result<Arc<Ender<T>>> {
+    /// `vital` is held by its thread.
+    pub fn start(limits: EnderLimits, vital: Vital) -> std::io::Result<Arc<Ender<T>>> {
         let left = Left { waiting: VecDeque::new(), count: 0, bytes: 0, is_closed: false };
         let shared = Arc::new(Shared { left: Mutex::new(left), changed: Condvar::new() });
         let ours = shared.clone();
         std::thread::Builder::new().name("vesta-ender".into()).spawn(move || {
+            let _vital = vital;
             cpu::register_thread("ender");
             end_all(&ours);
             cpu::unregister_thread();
@@ -139,7 +142,8 @@ pub(crate) mod tests {
 
     #[test]
     fn memory_is_free_at_once_and_the_rest_ends_elsewhere_as_long_as_it_is_not_too_much() {
-        let ender = Ender::start(EnderLimits { count: 10, bytes: 100 }).expect("a thread");
+        let ender =
+            Ender::start(EnderLimits { count: 10, bytes: 100 }, Vital::unwatched()).expect("a thread");
         let ((has_let_go, let_go), (ended, ends)) = (channel(), channel());
         let slow = |bytes| {
             let (may, may_end) = channel();

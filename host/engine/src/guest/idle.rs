@@ -123,11 +123,12 @@ impl<T: Ends> EndIdle for IdleOfHost<T> {
 mod tests {
     use super::*;
     use crate::guest::ender::tests::NONE;
+    use vesta_core::vital::Vital;
 
     const LONG: Duration = Duration::from_secs(3600);
 
     fn host() -> Arc<IdleOfHost<i32>> {
-        IdleOfHost::new(Ender::start(NONE).expect("a thread"))
+        IdleOfHost::new(Ender::start(NONE, Vital::unwatched()).expect("a thread"))
     }
 
     #[test]

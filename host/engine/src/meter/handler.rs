@@ -10,13 +10,16 @@ use std::future::Future;
 use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 /// What a connection's task has used for the invocation that is open on it.
 #[derive(Debug, Default)]
 struct Handler {
-    is_open: AtomicBool,
+    /// The number of the invocation that is open; 0 where none is.
+    open: AtomicU64,
+    /// The number of the last one.
+    last: AtomicU64,
     spent_ns: AtomicU64,
 }
 
@@ -39,19 +42,25 @@ impl Section {
     }
 }
 
-/// The host's CPU time for an invocation that is open. Dropping it closes it.
+/// The host's CPU time for an invocation that is open. Dropping it closes it. It ends where the next one begins on the
+/// same connection: what is closed later has no part in that.
 #[derive(Debug)]
-pub struct OpenHandler(Arc<Handler>);
+pub struct OpenHandler {
+    handler: Arc<Handler>,
+    number: u64,
+}
 
 impl OpenHandler {
     /// An invocation begins on the connection that is polled on this thread. None where none is.
     pub fn new() -> Option<OpenHandler> {
         SECTION.with_borrow_mut(|section| {
             let section = section.as_mut()?;
-            section.handler.spent_ns.store(0, Relaxed);
-            section.handler.is_open.store(true, Relaxed);
+            let handler = section.handler.clone();
+            let number = handler.last.fetch_add(1, Relaxed) + 1;
+            handler.spent_ns.store(0, Relaxed);
+            handler.open.store(number, Relaxed);
             section.since = Some(Mark::now());
-            Some(OpenHandler(section.handler.clone()))
+            Some(OpenHandler { handler, number })
         })
     }
 
@@ -61,13 +70,15 @@ impl OpenHandler {
     }
 
     fn end(&self) -> u64 {
-        self.0.is_open.store(false, Relaxed);
+        if self.handler.open.compare_exchange(self.number, 0, Relaxed, Relaxed).is_err() {
+            return 0;
+        }
         SECTION.with_borrow_mut(|section| {
-            if let Some(section) = section.as_mut().filter(|s| Arc::ptr_eq(&s.handler, &self.0)) {
+            if let Some(section) = section.as_mut().filter(|s| Arc::ptr_eq(&s.handler, &self.handler)) {
                 section.count();
             }
         });
-        self.0.spent_ns.swap(0, Relaxed)
+        self.handler.spent_ns.swap(0, Relaxed)
     }
 }
 
@@ -94,7 +105,7 @@ impl<F: Future> Future for Handled<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let since = self.handler.is_open.load(Relaxed).then(Mark::now);
+        let since = (self.handler.open.load(Relaxed) > 0).then(Mark::now);
         let outer = SECTION.replace(Some(Section { handler: self.handler.clone(), since }));
         let polled = self.task.as_mut().poll(cx);
         SECTION.with_borrow_mut(|section| {
@@ -135,6 +146,21 @@ mod tests {
             yield_now().await;
             let again = OpenHandler::new().expect("the next request").close();
             assert!(again < 2_000_000, "{again}");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn one_that_is_closed_late_leaves_the_next_one_alone() {
+        Handled::new(async {
+            let first = OpenHandler::new().expect("a connection");
+            let second = OpenHandler::new().expect("the next request");
+            burn(2_000_000);
+            assert_eq!(first.close(), 0);
+            burn(2_000_000);
+            yield_now().await;
+            let ns = second.close();
+            assert!(ns >= 4_000_000, "{ns}");
         })
         .await;
     }

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use std::thread::sleep;
 
-    const WAIT: Duration = Duration::from_millis(20);
+    const WAIT: Duration = Duration::from_millis(200);
     const LONG: Duration = Duration::from_secs(60);
 
     fn waits() -> (Arc<Meter>, Waits) {
