@@ -134,6 +134,7 @@ async fn a_database_of_before_opens_and_its_records_keep_the_currency_that_the_h
         "DROP TABLE ledger_housekeeping",
         "DROP INDEX usage_records_by_function",
         "DROP INDEX usage_records_deployments",
+        "DROP INDEX usage_records_deployments_of_function",
         "ALTER TABLE usage_records DROP COLUMN kind",
         "ALTER TABLE usage_records DROP COLUMN outbound_cpu_ns",
         "ALTER TABLE usage_records DROP COLUMN handler_cpu_ns",
@@ -149,7 +150,7 @@ async fn a_database_of_before_opens_and_its_records_keep_the_currency_that_the_h
             FROM usage_days",
         "DROP TABLE usage_days",
         "ALTER TABLE old_days RENAME TO usage_days",
-        "DELETE FROM _sqlx_migrations WHERE version IN (3, 30, 31, 40)",
+        "DELETE FROM _sqlx_migrations WHERE version IN (3, 30, 31, 40, 41)",
     ] {
         sqlx::query(sql).execute(&mut *write).await.expect(sql);
     }

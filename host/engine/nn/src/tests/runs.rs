@@ -27,8 +27,8 @@ fn the_cpu_time_of_a_run_is_that_of_the_thread_that_computes() {
     let prepared = prepare_model(&model(17, product));
     let graph = loaded(&prepared);
     let run = graph.run(vec![("x".into(), f32s(&[600, 600], &[1.0; 360_000]))]).expect("a run");
-    // 432 million multiplications and additions: a core that does 200 in a nanosecond would take as long.
-    assert!(run.cpu_ns > 2_000_000, "{} ns", run.cpu_ns);
+    // 432 million multiplications and additions: a core that does 800 in a nanosecond would take as long.
+    assert!(run.cpu_ns > 500_000, "{} ns", run.cpu_ns);
 }
 
 #[test]
