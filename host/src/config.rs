@@ -29,8 +29,8 @@ pub struct HostConfig {
     /// Memory for code, models, instances and buffers together: bytes, a size such as `"8GiB"`, or a share of
     /// what the machine and the process's control group allow, such as `"80%"` (the default).
     pub memory: MemorySize,
-    /// The disk's space that the packages of one tenant may take, as `memory` is written: a share is one of the
-    /// whole disk that the data directory lies on.
+    /// The disk's space that the packages of one tenant may take, as `memory` is written: a share is one of
+    /// the whole disk that the data directory lies on.
     pub tenant_disk: MemorySize,
     /// Instances that may live at once in the whole host.
     pub instances_max: u32,

@@ -78,8 +78,8 @@ pub fn run(args: ServeArgs) -> Result<()> {
     served
 }
 
-/// Ends the process when it should have ended by itself. Without one of its tasks a host may not be able to: guests
-/// that are not interrupted keep its workers, and with them its timers.
+/// Ends the process when it should have ended by itself. Without one of its tasks a host may not be able to:
+/// guests that are not interrupted keep its workers, and with them its timers.
 fn end_at_last(after: Duration) {
     let thread = std::thread::Builder::new().name("vesta-end".into());
     let _ = thread.spawn(move || {

@@ -1,7 +1,7 @@
 //! HTTP as its standards have it: raw exchanges, each with the answer that it must get.
 //!
-//! There is no kept tool for this in the package registries, so the cases stand here. RFC 9110 to 9113 are named by
-//! number and section.
+//! There is no kept tool for this in the package registries, so the cases stand here. RFC 9110 to 9113 are
+//! named by number and section.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -15,7 +15,8 @@ use vesta_tests::{Api, Host, Neighbour, PATIENCE, Package, load, wait_for};
 /// Requests that are cut in all, and the clients that send them at once.
 const REQUESTS: usize = 1_000;
 const CLIENTS: usize = 8;
-/// Each client has a tenant of its own, with so many keys to revoke, and so many functions of so many versions.
+/// Each client has a tenant of its own, with so many keys to revoke, and so many functions of so many
+/// versions.
 const KEYS: usize = 60;
 const FUNCTIONS: usize = 4;
 const VERSIONS: usize = 6;

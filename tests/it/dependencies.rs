@@ -1,5 +1,6 @@
-//! `deny.toml`, read with what Cargo says of the dependencies: licences, bans and sources. `just audit` checks the same and advisories with
-//! cargo-deny, which takes many minutes to build and which CI therefore does without.
+//! `deny.toml`, read with what Cargo says of the dependencies: licences, bans and sources. `just audit`
+//! checks the same and advisories with cargo-deny, which takes many minutes to build and which CI therefore
+//! does without.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

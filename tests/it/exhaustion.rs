@@ -1,5 +1,5 @@
-//! One tenant tries to use up each thing that a host has, with the settings that it comes with. The other's requests
-//! go through.
+//! One tenant tries to use up each thing that a host has, with the settings that it comes with. The other's
+//! requests go through.
 
 use prost::Message;
 use serde_json::json;
@@ -42,8 +42,8 @@ impl Attempt<'_> {
         assert!(took[REQUESTS - 1] < LONGEST.as_secs_f64() * 1e3, "{beside}: {took:.1?}");
     }
 
-    /// Beside so many clients of Mallory's that send one request after another; they see statuses of `expected` only.
-    /// `refused` are those of them that must be seen.
+    /// Beside so many clients of Mallory's that send one request after another; they see statuses of
+    /// `expected` only. `refused` are those of them that must be seen.
     fn beside(
         &self,
         name: &str,

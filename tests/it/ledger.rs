@@ -1,5 +1,5 @@
-//! The ledger under what goes wrong: a question that reads a lot, a clock that jumps, a journal that is damaged, a database that
-//! somebody else has locked. Another tenant is served meanwhile.
+//! The ledger under what goes wrong: a question that reads a lot, a clock that jumps, a journal that is
+//! damaged, a database that somebody else has locked. Another tenant is served meanwhile.
 
 use serde_json::Value;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
@@ -13,8 +13,8 @@ use vesta_tests::{Api, Host, PATIENCE, Package, wait_for};
 /// The neighbour's p99 may be so long, on a machine where other tests run too.
 const P99_MAX_MS: f64 = 500.0;
 
-/// Does something while the default tenant's function `neighbour` is invoked one request after another; prints how long
-/// these took, and checks that each was answered.
+/// Does something while the default tenant's function `neighbour` is invoked one request after another;
+/// prints how long these took, and checks that each was answered.
 fn beside<T>(host: &Host, what: &str, work: impl FnOnce() -> T) -> T {
     let done = AtomicBool::new(false);
     let (result, mut took) = thread::scope(|scope| {
@@ -181,7 +181,8 @@ fn a_usage_query_over_a_hundred_thousand_days_takes_little_and_holds_nobody() {
     assert_eq!(seen, ids.into_iter().rev().collect::<Vec<_>>());
 }
 
-/// A library that adds seconds to the wall clock of the process that it is loaded into: as many as a file says, at once.
+/// A library that adds seconds to the wall clock of the process that it is loaded into: as many as a file
+/// says, at once.
 fn clock_library(dir: &Path) -> PathBuf {
     const SOURCE: &str = r#"
         #define _GNU_SOURCE

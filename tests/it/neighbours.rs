@@ -10,8 +10,8 @@ use vesta_tests::{Host, Package};
 /// Requests of the neighbour.
 const REQUESTS: usize = 100;
 
-/// The time that each of the neighbour's requests takes, in milliseconds: at the median, and at the 99th percentile.
-/// Each is a cold start.
+/// The time that each of the neighbour's requests takes, in milliseconds: at the median, and at the 99th
+/// percentile. Each is a cold start.
 fn cold_starts(host: &Host) -> [f64; 2] {
     let mut took: Vec<f64> = (0..REQUESTS)
         .map(|_| {

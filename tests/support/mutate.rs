@@ -1,7 +1,9 @@
-//! Random changes to what others send, for the tests of whatever reads it. Included by the packages that have such readers.
+//! Random changes to what others send, for the tests of whatever reads it. Included by the packages that have
+//! such readers.
 //!
-//! A test gives a few sound inputs and a reader. For a second (`VESTA_FUZZ_SECONDS` says otherwise) the reader gets changed ones: it may
-//! refuse them, but neither panic nor take long. A failure prints its input and the seed; `VESTA_SEED` repeats it.
+//! A test gives a few sound inputs and a reader. For a second (`VESTA_FUZZ_SECONDS` says otherwise) the
+//! reader gets changed ones: it may refuse them, but neither panic nor take long. A failure prints its input
+//! and the seed; `VESTA_SEED` repeats it.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

@@ -92,7 +92,8 @@ impl Memory {
     pub fn budget(&self) -> u64 {
         self.budget
     }
-    /// Bytes taken, all kinds together; more than the budget only by what was held without asking ([`Memory::hold`]).
+    /// Bytes taken, all kinds together; more than the budget only by what was held without asking
+    /// ([`Memory::hold`]).
     pub fn taken(&self) -> u64 {
         self.used.load(Relaxed)
     }
@@ -121,8 +122,8 @@ impl Memory {
         Taken { memory: self.clone(), kind, bytes: 0 }
     }
 
-    /// Counts what is there already and cannot be refused any more. It may pass the budget: then nothing else is
-    /// given until it has gone.
+    /// Counts what is there already and cannot be refused any more. It may pass the budget: then nothing else
+    /// is given until it has gone.
     pub fn hold(self: &Arc<Self>, kind: Kind, bytes: u64) -> Taken {
         self.used.fetch_add(bytes, Relaxed);
         self.by_kind[kind as usize].fetch_add(bytes, Relaxed);
@@ -280,8 +281,8 @@ pub trait Grant: Send + Sync {
     /// Takes so many bytes more, making room first if need be: that may take some milliseconds.
     fn grow(&self, taken: &mut Taken, more: u64) -> Result<(), Short>;
 
-    /// Most bytes that the running instances of one tenant may hold: all of the budget, unless others have to be
-    /// left some.
+    /// Most bytes that the running instances of one tenant may hold: all of the budget, unless others have to
+    /// be left some.
     fn of_tenant_max(&self) -> u64 {
         self.memory().budget()
     }

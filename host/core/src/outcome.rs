@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)?) => {
         /// How an invocation, or a deployment, ended. What ran is billed for every one of them, save
-        /// [`Outcome::StartFailed`] and [`Outcome::PlatformError`], and [`Outcome::HostMemory`] where the guest
-        /// never began: see [`UsageRecord::is_charged`](crate::UsageRecord::is_charged).
+        /// [`Outcome::StartFailed`] and [`Outcome::PlatformError`], and [`Outcome::HostMemory`] where the
+        /// guest never began: see [`UsageRecord::is_charged`](crate::UsageRecord::is_charged).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Outcome { $($(#[$doc])* $variant),+ }

@@ -6,8 +6,8 @@ use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Keys for which nothing is remembered any more are looked for when there are twice as many as the last time, and so
-/// many at least.
+/// Keys for which nothing is remembered any more are looked for when there are twice as many as the last
+/// time, and so many at least.
 const FORGET_MIN: usize = 64;
 
 /// The paces of all keys.

@@ -8,8 +8,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-/// How charges are computed from a plan, as the plan's text names it. A change of the formula or of the rounding takes
-/// another name, so that an old record is recomputed as it was computed.
+/// How charges are computed from a plan, as the plan's text names it. A change of the formula or of the
+/// rounding takes another name, so that an old record is recomputed as it was computed.
 const RULE: &str = "vesta-price/1";
 
 /// A price plan as written in the configuration: decimal prices of one currency.
@@ -84,7 +84,8 @@ pub enum PriceError {
     NoCurrency,
 }
 
-/// The identity of a price plan: the first 12 hexadecimal digits of the SHA-256 of its text ([`Prices::text`]).
+/// The identity of a price plan: the first 12 hexadecimal digits of the SHA-256 of its text
+/// ([`Prices::text`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct PlanId([u8; 12]);
@@ -144,8 +145,8 @@ impl fmt::Debug for PlanId {
 pub struct Prices {
     pub currency: Currency,
     pub id: PlanId,
-    /// The plan in its canonical form, as TOML: the rule, the currency, and each price without needless zeros. Plans
-    /// with the same prices have the same text.
+    /// The plan in its canonical form, as TOML: the rule, the currency, and each price without needless
+    /// zeros. Plans with the same prices have the same text.
     pub text: String,
     guest_attos_ns: i128,
     inference_attos_ns: i128,
@@ -162,8 +163,8 @@ pub struct Prices {
 
 const NANO: i128 = 1_000_000_000;
 const EXA: i128 = 1_000_000_000_000_000_000;
-/// The most that one line of a bill can say, in 10^-18 units. Limits and bounds of prices allow a millionth of it; the
-/// ledger refuses a record with such a charge.
+/// The most that one line of a bill can say, in 10^-18 units. Limits and bounds of prices allow a millionth
+/// of it; the ledger refuses a record with such a charge.
 const LINE_ATTOS_MAX: i128 = 10i128.pow(37);
 
 impl PricePlan {
@@ -232,8 +233,9 @@ fn per_billionth(field: &'static str, text: &str) -> Result<i128, PriceError> {
 
 /// A bill's lines for one record. Their sum is the charge, exactly.
 ///
-/// Each line is cut off at 10^-18 of the currency's unit. What was cut off of all lines together is in `rounding`: it
-/// takes the sum to the charge, which is the exact sum of all lines, rounded once, half to even.
+/// Each line is cut off at 10^-18 of the currency's unit. What was cut off of all lines together is in
+/// `rounding`: it takes the sum to the charge, which is the exact sum of all lines, rounded once, half to
+/// even.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lines {
     pub guest_cpu: Charge,
@@ -283,8 +285,8 @@ impl Exact {
     }
 }
 
-/// What takes a sum of amounts that were cut off to the nearest whole of 10^-18, half to even: `attos` is their sum, `parts` what
-/// was cut off of them.
+/// What takes a sum of amounts that were cut off to the nearest whole of 10^-18, half to even: `attos` is
+/// their sum, `parts` what was cut off of them.
 fn rounding(attos: i128, parts: i128) -> Charge {
     let (whole, rest) = (parts / EXA, parts % EXA);
     let up = match (rest * 2).cmp(&EXA) {

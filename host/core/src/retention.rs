@@ -1,7 +1,7 @@
 //! Whether the wall clock may be believed when old things are deleted by it.
 //!
-//! A clock that is wrong once must not delete what is young. So a clock that jumps is not believed until it has run
-//! evenly for a while; nothing is deleted meanwhile.
+//! A clock that is wrong once must not delete what is young. So a clock that jumps is not believed until it
+//! has run evenly for a while; nothing is deleted meanwhile.
 
 use crate::clock::Instant;
 use std::time::Duration;
@@ -27,7 +27,8 @@ pub enum Doubt {
 /// Follows the wall clock from look to look.
 #[derive(Debug)]
 pub struct Believer {
-    /// The wall clock's nanoseconds since 1970 at the last look; with the monotonic time, if that was this process's.
+    /// The wall clock's nanoseconds since 1970 at the last look; with the monotonic time, if that was this
+    /// process's.
     last: Option<(i64, Option<Instant>)>,
     held_until: Option<Instant>,
 }

@@ -1,13 +1,14 @@
-//! How far the ledger is behind the journal. A record is accepted when it is in the journal, and posted when the ledger has
-//! it. A reader of the ledger waits until what was accepted before is posted, and says so where that takes too long.
+//! How far the ledger is behind the journal. A record is accepted when it is in the journal, and posted when
+//! the ledger has it. A reader of the ledger waits until what was accepted before is posted, and says so
+//! where that takes too long.
 
 use crate::UsageRecord;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A place in the journal: a segment, and how many of its bytes come before the place. Places are ordered as records were
-/// written.
+/// A place in the journal: a segment, and how many of its bytes come before the place. Places are ordered as
+/// records were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Position {
     pub segment: u64,
@@ -18,12 +19,13 @@ pub struct Position {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Journaled {
     pub record: UsageRecord,
-    /// Where the record ends. The ledger keeps the end of the last record that it has taken, in the same transaction, so
-    /// that a record which comes again after a crash is known by its place.
+    /// Where the record ends. The ledger keeps the end of the last record that it has taken, in the same
+    /// transaction, so that a record which comes again after a crash is known by its place.
     pub end: Position,
 }
 
-/// Counters that only grow, of which `posted` follows `accepted`; how long the oldest record waits; and the failures.
+/// Counters that only grow, of which `posted` follows `accepted`; how long the oldest record waits; and the
+/// failures.
 #[derive(Debug, Default)]
 pub struct Settlement {
     accepted: AtomicU64,
@@ -42,8 +44,8 @@ impl Settlement {
         }
         self.accepted.fetch_add(n, SeqCst);
     }
-    /// The ledger has taken `n` more of them; of those that it lacks the oldest was accepted at `oldest`. Not called while
-    /// `accept` is.
+    /// The ledger has taken `n` more of them; of those that it lacks the oldest was accepted at `oldest`. Not
+    /// called while `accept` is.
     pub fn post(&self, n: u64, oldest: Option<Instant>) {
         *self.oldest() = oldest;
         let posted = self.posted.fetch_add(n, SeqCst) + n;

@@ -33,11 +33,13 @@ pub struct Quantities {
     // Records of before are without it, in a journal that an older host has left. So it is below.
     #[serde(default)]
     pub outbound_cpu_ns: u64,
-    /// CPU time of the host itself for the invocation, from the head of its request to its record, in nanoseconds:
-    /// finding the function, reading and writing bodies. Over HTTP/2 the frames of a connection are not in it.
+    /// CPU time of the host itself for the invocation, from the head of its request to its record, in
+    /// nanoseconds: finding the function, reading and writing bodies. Over HTTP/2 the frames of a connection
+    /// are not in it.
     #[serde(default)]
     pub handler_cpu_ns: u64,
-    /// CPU time of a deployment, in nanoseconds: receiving blobs, compiling, initialising, checking and trying models.
+    /// CPU time of a deployment, in nanoseconds: receiving blobs, compiling, initialising, checking and
+    /// trying models.
     #[serde(default)]
     pub deploy_cpu_ns: u64,
     /// The most that the instance held at once: its linear memories and the tensors that the host held for
@@ -48,8 +50,9 @@ pub struct Quantities {
     #[serde(default)]
     pub model_memory_peak_bytes: u64,
     /// How long the invocation held its memory, in nanoseconds: the time in which its guest computed (its CPU
-    /// time), its models computed (`model_memory_ns`), or it waited for its own input and output. Waiting for a core,
-    /// for an inference slot or for the platform is not in it, so that a busy neighbour makes nothing dearer.
+    /// time), its models computed (`model_memory_ns`), or it waited for its own input and output. Waiting for
+    /// a core, for an inference slot or for the platform is not in it, so that a busy neighbour makes nothing
+    /// dearer.
     pub memory_ns: u64,
     /// How long models computed, in nanoseconds: the CPU time of each run over the threads that it has.
     #[serde(default)]
@@ -120,8 +123,8 @@ impl Kind {
     }
 }
 
-/// One invocation, or one deployment, as it is billed. Its id is permanent and unique; posting it twice changes
-/// nothing.
+/// One invocation, or one deployment, as it is billed. Its id is permanent and unique; posting it twice
+/// changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRecord {
     pub id: InvocationId,

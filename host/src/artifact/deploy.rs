@@ -205,7 +205,8 @@ impl From<DbError> for DeployError {
     }
 }
 
-/// All deployments of one host. That they are under way, and how they ended, is in the database too, so that it is known after a restart.
+/// All deployments of one host. That they are under way, and how they ended, is in the database too, so that
+/// it is known after a restart.
 pub struct Deployments {
     db: Db,
     artifacts: Arc<Artifacts>,
@@ -518,7 +519,8 @@ impl Deployments {
         self.all.get(id).map(|d| d.spent.clone()).unwrap_or_default()
     }
 
-    /// Ends a deployment: on the books, in the database, and in memory. Where two would end it, the first one does.
+    /// Ends a deployment: on the books, in the database, and in memory. Where two would end it, the first one
+    /// does.
     async fn finish(&self, id: &str, ended: Result<u32, PrepareError>) {
         let (row, deployed) = {
             let Some(mut deployment) = self.all.get_mut(id) else { return };

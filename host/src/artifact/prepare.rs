@@ -20,8 +20,8 @@ pub struct PrepareError {
     pub platform: bool,
 }
 
-/// Prepares blobs. Preparing the same blob again is cheap, and two at once share one preparation. What CPU time it
-/// takes is in `spent`, also where it fails.
+/// Prepares blobs. Preparing the same blob again is cheap, and two at once share one preparation. What CPU
+/// time it takes is in `spent`, also where it fails.
 pub trait Prepare: Send + Sync {
     /// Compiles a function's component.
     fn component<'a>(

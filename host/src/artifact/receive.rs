@@ -57,7 +57,8 @@ impl Artifacts {
         Ok(path)
     }
 
-    /// Keeps a blob that a tenant has uploaded. Where the same bytes are here already, they are not stored again.
+    /// Keeps a blob that a tenant has uploaded. Where the same bytes are here already, they are not stored
+    /// again.
     pub async fn keep(
         &self,
         tenant: &TenantName,
@@ -127,7 +128,8 @@ async fn write<E: std::fmt::Display>(
     Ok(got)
 }
 
-/// Whether a disk has room beside what the host itself needs to go on recording usage: a twentieth of it, or 1 GiB.
+/// Whether a disk has room beside what the host itself needs to go on recording usage: a twentieth of it, or
+/// 1 GiB.
 fn leaves_room(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     let disk = rustix::fs::statvfs(folder)?;

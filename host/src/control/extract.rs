@@ -83,9 +83,10 @@ impl FromRequestParts<ControlState> for Scope {
     }
 }
 
-/// The changes of a tenant (to aliases, keys and functions) that nobody is billed for: so many at once, and then one in
-/// each of these times. Each takes half a millisecond of CPU time or so. Deployments are billed, and have bounds of
-/// their own, packages in one file until they are looked into excepted; operators have none.
+/// The changes of a tenant (to aliases, keys and functions) that nobody is billed for: so many at once, and
+/// then one in each of these times. Each takes half a millisecond of CPU time or so. Deployments are billed,
+/// and have bounds of their own, packages in one file until they are looked into excepted; operators have
+/// none.
 pub fn changes() -> Pace<TenantName> {
     Pace::new(1_000, Duration::from_millis(50))
 }

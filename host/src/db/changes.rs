@@ -1,8 +1,9 @@
 //! How memory follows the database: by a sequence of changes.
 //!
-//! A change of tenants, keys or functions is noted in the transaction that makes it ([`note`]). A room that keeps such things in memory (a
-//! [`Follower`]) brings them up by the changes since the last that it has seen, in order, by reading the rows of what changed. It knows
-//! nothing of a change but what the database says, so that another process's changes are followed like its own.
+//! A change of tenants, keys or functions is noted in the transaction that makes it ([`note`]). A room that
+//! keeps such things in memory (a [`Follower`]) brings them up by the changes since the last that it has
+//! seen, in order, by reading the rows of what changed. It knows nothing of a change but what the database
+//! says, so that another process's changes are followed like its own.
 //!
 //! ```text
 //!  lock ─▶ BEGIN ─▶ follow what others changed ─▶ check ─▶ write, note ─▶ read what changed ─▶ COMMIT ─▶ memory ─▶ unlock
@@ -14,7 +15,8 @@ use std::collections::HashSet;
 use std::future::Future;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Changes that are kept, at least; housekeeping removes older ones. A follower that is farther behind reads everything again.
+/// Changes that are kept, at least; housekeeping removes older ones. A follower that is farther behind reads
+/// everything again.
 pub const KEPT: i64 = 10_000;
 
 /// What a change is about.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// How long a probe waits after one that failed.
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
-/// What a probe writes, in bytes: as much as a transaction of the control API, so that a disk with a few free blocks is not taken for one
-/// with room.
+/// What a probe writes, in bytes: as much as a transaction of the control API, so that a disk with a few free
+/// blocks is not taken for one with room.
 const PROBE_BYTES: i64 = 64 << 10;
 
 #[derive(Default)]

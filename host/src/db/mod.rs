@@ -28,8 +28,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// own 2,000 whoever reads far would add megabytes to the process for good.
 const CACHE_SIZE: &str = "-256";
 
-/// Changes under way at once whose clients may be gone. Others wait for a place, and leave with their client. More than the packages that are
-/// unpacked at once, each of which is one and waits for others.
+/// Changes under way at once whose clients may be gone. Others wait for a place, and leave with their client.
+/// More than the packages that are unpacked at once, each of which is one and waits for others.
 const CHANGES_MAX: usize = 64;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/db/migrations");
@@ -108,8 +108,9 @@ impl Db {
         Write::begin(self).await
     }
 
-    /// Runs a change to its end in a task of its own, though whoever waits for it goes away: a client that hangs up
-    /// drops its request's future wherever that waits, and half a change would remain. At most [`CHANGES_MAX`] run at once.
+    /// Runs a change to its end in a task of its own, though whoever waits for it goes away: a client that
+    /// hangs up drops its request's future wherever that waits, and half a change would remain. At most
+    /// [`CHANGES_MAX`] run at once.
     pub async fn to_the_end<T, E>(
         &self,
         change: impl Future<Output = Result<T, E>> + Send + 'static,
@@ -138,7 +139,8 @@ impl Db {
     }
 }
 
-/// What a row says; one that cannot be read is logged with its table and key and passed over, so that it costs itself and not the start.
+/// What a row says; one that cannot be read is logged with its table and key and passed over, so that it
+/// costs itself and not the start.
 pub fn readable<T>(
     table: &'static str,
     keys: &[&str],

@@ -8,8 +8,9 @@ use tokio::sync::OwnedMutexGuard;
 
 /// A transaction that writes; dropped without [`Write::commit`], it leaves no trace.
 ///
-/// Its connection goes back to the pool only if everything went well. Otherwise it is closed and the pool opens another one: after a
-/// failed COMMIT SQLite may have left the transaction, or not, and a connection that is believed to be in one is of no use to anybody.
+/// Its connection goes back to the pool only if everything went well. Otherwise it is closed and the pool
+/// opens another one: after a failed COMMIT SQLite may have left the transaction, or not, and a connection
+/// that is believed to be in one is of no use to anybody.
 pub struct Write {
     /// `None` once it is committed.
     connection: Option<PoolConnection<Sqlite>>,

@@ -50,8 +50,8 @@ impl Body for Received {
     }
 }
 
-/// Most bytes of one answer that wait for the connection; the rest waits in its guest. All of a connection's streams
-/// together stay below what makes it be refused further requests.
+/// Most bytes of one answer that wait for the connection; the rest waits in its guest. All of a connection's
+/// streams together stay below what makes it be refused further requests.
 const WAITING_MAX: u64 = 128 << 10;
 /// Counted for each piece beside its bytes, in bytes: what hyper, h2 and this file keep of it.
 const PIECE_BYTES: u64 = 512;

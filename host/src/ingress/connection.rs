@@ -149,8 +149,8 @@ fn head_of(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
-/// Whether a client without TLS begins with the preface of HTTP/2. Looked at here, under a time-out: hyper-util would
-/// wait for it for ever.
+/// Whether a client without TLS begins with the preface of HTTP/2. Looked at here, under a time-out:
+/// hyper-util would wait for it for ever.
 async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut begun = [0; PREFACE.len()];
@@ -165,7 +165,8 @@ async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
         if n == PREFACE.len() {
             return Ok(true);
         }
-        // A part of the preface: the rest is looked for a little later, since peeking sees the same bytes at once.
+        // A part of the preface: the rest is looked for a little later, since peeking sees the same bytes at
+        // once.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

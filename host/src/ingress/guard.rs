@@ -1,8 +1,8 @@
 //! The state of one connection, and the moment at which the host has waited for its client long enough.
 //!
 //! hyper has one time-out for a connection over HTTP/1.1, for the time before a request and for its head
-//! together, and it does not know how much of its answers a client has read. So requests and answers are counted
-//! here, and so are the bytes of the connection ([`super::watched`]).
+//! together, and it does not know how much of its answers a client has read. So requests and answers are
+//! counted here, and so are the bytes of the connection ([`super::watched`]).
 
 use futures_util::task::AtomicWaker;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -12,19 +12,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use vesta_core::memory::{Kind, Memory, Taken};
 
-/// A client has this long to send its request's head, to finish a TLS handshake, and to ask for something at all.
+/// A client has this long to send its request's head, to finish a TLS handshake, and to ask for something at
+/// all.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client that has closed its own side, and has the head of its answer, may have gone away as well: it is waited
-/// for this long after the last byte that it took.
+/// A client that has closed its own side, and has the head of its answer, may have gone away as well: it is
+/// waited for this long after the last byte that it took.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(30);
-/// A client that takes nothing of an answer that is ready is waited for this long. Linux says that a socket takes more
-/// once a third of its buffer is free, which may be a megabyte: a client that reads a few kilobytes a second is slow,
-/// and not gone.
+/// A client that takes nothing of an answer that is ready is waited for this long. Linux says that a socket
+/// takes more once a third of its buffer is free, which may be a megabyte: a client that reads a few
+/// kilobytes a second is slow, and not gone.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// How often a connection is looked at, at least.
 const LOOK: Duration = Duration::from_secs(5);
-/// Most bytes of answers that a client may leave unread before its further requests are refused: what all of its
-/// streams together may hold if none is read, and a little.
+/// Most bytes of answers that a client may leave unread before its further requests are refused: what all of
+/// its streams together may hold if none is read, and a little.
 const UNREAD_BYTES_MAX: u64 = 34 << 20;
 /// Heads of answers up to this size, in bytes, are not counted: a connection has few enough of them.
 const HEAD_COUNTED_MIN: u64 = 4 << 10;
@@ -69,7 +70,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Of a connection that was just accepted. `keep_alive` is the time for which it may be quiet between requests.
+    /// Of a connection that was just accepted. `keep_alive` is the time for which it may be quiet between
+    /// requests.
     pub fn new(keep_alive: Duration) -> Arc<Guard> {
         Arc::new(Guard {
             begun: Instant::now(),

@@ -201,7 +201,8 @@ fn identify(ingress: &Ingress, headers: &HeaderMap) -> Result<Option<Arc<Identit
     ingress.tenancy.identify(ours).map_err(|e| Refusal::wrong_key(e.to_string()))
 }
 
-/// Whether a request names its host once, and as hosts are named (RFC 9112, section 3.2; RFC 9113, section 8.3.1).
+/// Whether a request names its host once, and as hosts are named (RFC 9112, section 3.2; RFC 9113, section
+/// 8.3.1).
 fn has_one_host(parts: &request::Parts) -> bool {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     if parts.uri.authority().is_some_and(|authority| !route::is_host(authority.as_str())) {

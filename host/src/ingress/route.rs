@@ -29,8 +29,8 @@ pub fn target(uri: &http::Uri, host: Option<&str>, domain: &str) -> Option<Targe
     }
 }
 
-/// Whether the text names a host: a name or an address, and a port where there is one. An empty one is allowed where a
-/// client has no name for the host (RFC 9112, section 3.2).
+/// Whether the text names a host: a name or an address, and a port where there is one. An empty one is
+/// allowed where a client has no name for the host (RFC 9112, section 3.2).
 pub fn is_host(text: &str) -> bool {
     let Ok(authority) = text.parse::<http::uri::Authority>() else { return text.is_empty() };
     let name = authority.host();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use vesta_core::TenantName;
 
-/// Of the memory budget, the share that unread answers of one tenant's functions may hold before further requests
-/// are refused.
+/// Of the memory budget, the share that unread answers of one tenant's functions may hold before further
+/// requests are refused.
 const UNREAD_SHARE: u64 = 16;
 /// The same where there is one tenant.
 const UNREAD_SHARE_ALONE: u64 = 4;
@@ -40,8 +40,8 @@ pub enum NoPlace {
 }
 
 impl Shares {
-    /// `requests` is the most that the host runs at once: where there are several tenants, one may have half as many
-    /// under way. `memory` is the host's budget in bytes.
+    /// `requests` is the most that the host runs at once: where there are several tenants, one may have half
+    /// as many under way. `memory` is the host's budget in bytes.
     pub fn new(requests: usize, memory: u64, several_tenants: SeveralTenants) -> Shares {
         Shares { several_tenants, requests_max: (requests / 2).max(1), memory, all: DashMap::new() }
     }

@@ -30,8 +30,9 @@ pub struct Watched<T>(Arc<Shared<T>>);
 
 /// Sees whether the client is there while its answer is in the making, when hyper does not read.
 ///
-/// A client may close its own side and wait for its answer; one that has gone away looks the same. It is sent the
-/// first bytes of the answer, which are always the same: from a client that has gone they come back as an error.
+/// A client may close its own side and wait for its answer; one that has gone away looks the same. It is sent
+/// the first bytes of the answer, which are always the same: from a client that has gone they come back as an
+/// error.
 pub struct Presence<T>(Arc<Shared<T>>);
 
 struct Shared<T> {

@@ -1,5 +1,5 @@
-//! What is done to old records and sums from time to time: records are pruned, days become months, and sums are
-//! compared with their records.
+//! What is done to old records and sums from time to time: records are pruned, days become months, and sums
+//! are compared with their records.
 
 use super::reconcile::Walk;
 use super::store::{self, SumsKey, damaged};
@@ -13,7 +13,8 @@ use vesta_core::InvocationId;
 use vesta_core::clock::Clock;
 use vesta_core::retention::{Believer, Doubt};
 
-/// Days that single days are kept as such; after that they become months. A month does once all of it is older.
+/// Days that single days are kept as such; after that they become months. A month does once all of it is
+/// older.
 pub const DAYS_KEPT: i64 = 400;
 /// Rows of one transaction: short, so that posting never waits long.
 const PRUNE_ROWS: i64 = 10_000;
@@ -84,10 +85,11 @@ impl Ledger {
         }
     }
 
-    /// One pass: deletes records that started more than `retention_ns` ago (their sums stay), turns old days into months,
-    /// and compares some days with their records. Returns how many records were deleted.
+    /// One pass: deletes records that started more than `retention_ns` ago (their sums stay), turns old days
+    /// into months, and compares some days with their records. Returns how many records were deleted.
     ///
-    /// Where the wall clock has jumped, nothing is deleted and no day becomes a month until it is believed again.
+    /// Where the wall clock has jumped, nothing is deleted and no day becomes a month until it is believed
+    /// again.
     pub async fn housekeep(&self, retention_ns: i64) -> Result<u64, LedgerError> {
         let now = self.clock.unix_ns();
         let mut deleted = 0;
@@ -132,9 +134,9 @@ impl Ledger {
         Ok(deleted)
     }
 
-    /// Of the first [`PRUNE_ROWS`] that are to go, the last. Found by the time in their ids, so that nothing is
-    /// read of what stays: an id is made just before its invocation starts. Where a clock was set in between, the
-    /// record goes with a later pruning.
+    /// Of the first [`PRUNE_ROWS`] that are to go, the last. Found by the time in their ids, so that nothing
+    /// is read of what stays: an id is made just before its invocation starts. Where a clock was set in
+    /// between, the record goes with a later pruning.
     async fn last_of_oldest(&self, before_unix_ns: i64) -> Result<Option<String>, LedgerError> {
         let first_to_stay = InvocationId::new(u64::try_from(before_unix_ns / 1_000_000).unwrap_or(0), 0);
         let read = self.reads.run(None, move |c| {

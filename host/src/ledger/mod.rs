@@ -1,8 +1,8 @@
 //! The ledger: usage records, and the sums that bills are made from.
 //!
-//! A record is posted once, by its place in the journal; posting it again changes nothing. The sums of each tenant,
-//! function, day and currency are kept up in the same transaction, so that they are those of all records ever posted,
-//! pruned ones included.
+//! A record is posted once, by its place in the journal; posting it again changes nothing. The sums of each
+//! tenant, function, day and currency are kept up in the same transaction, so that they are those of all
+//! records ever posted, pruned ones included.
 
 mod housekeeping;
 mod reads;
@@ -51,8 +51,8 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    /// Whether a record is the cause, so that trying again is of no use: its quantities, or what the tables refuse. Anything
-    /// else (a lock, a full disk, a damaged file) is the database's.
+    /// Whether a record is the cause, so that trying again is of no use: its quantities, or what the tables
+    /// refuse. Anything else (a lock, a full disk, a damaged file) is the database's.
     fn is_of_a_record(&self) -> bool {
         /// SQLite's primary result codes TOOBIG, CONSTRAINT, MISMATCH and RANGE.
         const OF_VALUES: [i32; 4] = [18, 19, 20, 25];
@@ -188,8 +188,8 @@ pub struct Ledger {
 impl Ledger {
     /// Opens the ledger of a host that starts with the plan `prices`, which is written down.
     ///
-    /// What was recorded before records stated their currency has that of the plan with which this is called for the
-    /// first time: it is decided once, and no later plan changes it.
+    /// What was recorded before records stated their currency has that of the plan with which this is called
+    /// for the first time: it is decided once, and no later plan changes it.
     pub async fn open(
         db: Db,
         settlement: Arc<Settlement>,
@@ -218,9 +218,9 @@ impl Ledger {
         self.reads.run(None, |c| Box::pin(store::progress(c))).await
     }
 
-    /// Stores records, in the order of their places in the journal. A record that has been stored before, also one that
-    /// has been pruned since, is known by its place and changes nothing. A record that cannot be stored for what it says
-    /// is passed over. Telling the settlement is the caller's part.
+    /// Stores records, in the order of their places in the journal. A record that has been stored before,
+    /// also one that has been pruned since, is known by its place and changes nothing. A record that cannot
+    /// be stored for what it says is passed over. Telling the settlement is the caller's part.
     pub async fn post(&self, records: &[Journaled]) -> Result<Posting, LedgerError> {
         let mut posting = Posting::default();
         // Halves of what was refused, the first on top: so the record is found that is the cause.
@@ -263,7 +263,8 @@ impl Ledger {
         read.await
     }
 
-    /// A tenant's newest records of a kind with ids below `id_before`, newest first; at most `limit` and [`LIST_MAX`].
+    /// A tenant's newest records of a kind with ids below `id_before`, newest first; at most `limit` and
+    /// [`LIST_MAX`].
     pub async fn list(
         &self,
         tenant: &TenantName,
@@ -287,8 +288,8 @@ impl Ledger {
         self.settled(tenant, move |c| Box::pin(async move { usage::report(c, &owner, &query).await })).await
     }
 
-    /// Reads when everything that was accepted up to now is posted, so that a client which has its response finds its
-    /// record. Bounded: where the ledger lags the answer is what it has, and says so.
+    /// Reads when everything that was accepted up to now is posted, so that a client which has its response
+    /// finds its record. Bounded: where the ledger lags the answer is what it has, and says so.
     async fn settled<T, F>(&self, tenant: &TenantName, read: F) -> Result<Answer<T>, LedgerError>
     where
         T: Send + 'static,

@@ -1,5 +1,6 @@
-//! Whose turn it is to read. Reading takes one of few connections: a tenant has one at a time, and all tenants together
-//! leave some to the rest of the host. Waiting for a turn is bounded, and so is the read itself.
+//! Whose turn it is to read. Reading takes one of few connections: a tenant has one at a time, and all
+//! tenants together leave some to the rest of the host. Waiting for a turn is bounded, and so is the read
+//! itself.
 
 use super::LedgerError;
 use crate::db::Db;
@@ -12,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vesta_core::TenantName;
 
-/// Reads at once, of all tenants and of housekeeping. The database has 4 connections: one is the writer's, and one is left
-/// to the other rooms.
+/// Reads at once, of all tenants and of housekeeping. The database has 4 connections: one is the writer's,
+/// and one is left to the other rooms.
 const READS_MAX: usize = 2;
 /// Reads at once of one tenant.
 const READS_OF_TENANT_MAX: usize = 1;
@@ -46,8 +47,8 @@ impl Reads {
 
     /// Reads for a tenant, or for the host itself, once it is its turn.
     ///
-    /// The read is a task of its own. Its turn ends when the connection is free again, and not already when the reader
-    /// goes away.
+    /// The read is a task of its own. Its turn ends when the connection is free again, and not already when
+    /// the reader goes away.
     pub async fn run<T, F>(&self, tenant: Option<&TenantName>, read: F) -> Result<T, LedgerError>
     where
         T: Send + 'static,

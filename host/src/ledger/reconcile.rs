@@ -1,5 +1,5 @@
-//! Sums are compared with their records, for days that are over and whose records are all still there. A pass reads a
-//! bounded number of records and goes on where the last one ended.
+//! Sums are compared with their records, for days that are over and whose records are all still there. A pass
+//! reads a bounded number of records and goes on where the last one ended.
 
 use super::store::started_between;
 use super::usage::{self, DayRow};
@@ -28,8 +28,8 @@ struct Counting {
     sums: Sums,
     /// The last id that was read.
     after: String,
-    /// Whether all ids are looked at. At first only those made from a day before to a day after: an id is made just
-    /// before its invocation starts, unless the clock was set in between.
+    /// Whether all ids are looked at. At first only those made from a day before to a day after: an id is
+    /// made just before its invocation starts, unless the clock was set in between.
     all_ids: bool,
 }
 

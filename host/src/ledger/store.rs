@@ -32,8 +32,9 @@ fn insert_sql(rows: usize) -> String {
     format!("INSERT INTO usage_records ({COLUMNS}) VALUES {rows} ON CONFLICT (id) DO NOTHING")
 }
 
-/// Writes down the plan in use, and gives the currency of what was recorded before records had one: that of the first
-/// plan which is in use since. The second value says whether that was decided now, and concerns anything.
+/// Writes down the plan in use, and gives the currency of what was recorded before records had one: that of
+/// the first plan which is in use since. The second value says whether that was decided now, and concerns
+/// anything.
 pub async fn open(db: &Db, plan: &Prices, now_unix_ms: i64) -> Result<(Currency, bool), LedgerError> {
     let mut write = db.write().await?;
     sqlx::query(
@@ -62,7 +63,8 @@ pub async fn open(db: &Db, plan: &Prices, now_unix_ms: i64) -> Result<(Currency,
     Ok((plan.currency, days.rows_affected() > 0))
 }
 
-/// Every plan that the host has started with: identity, text, and the moment of its first use in milliseconds since 1970.
+/// Every plan that the host has started with: identity, text, and the moment of its first use in milliseconds
+/// since 1970.
 pub async fn plans(connection: &mut SqliteConnection) -> Result<Vec<(String, String, i64)>, LedgerError> {
     let sql =
         "SELECT id, text, first_used_unix_ms FROM price_plans ORDER BY first_used_unix_ms DESC, id LIMIT ?";
@@ -72,8 +74,8 @@ pub async fn plans(connection: &mut SqliteConnection) -> Result<Vec<(String, Str
 /// Most plans of one answer, the newest first.
 const PLANS_MAX: i64 = 1_000;
 
-/// Stores records of which the last ends at the last place, in one transaction with that place. Records whose place is not
-/// behind the one that is stored have been taken before.
+/// Stores records of which the last ends at the last place, in one transaction with that place. Records whose
+/// place is not behind the one that is stored have been taken before.
 pub async fn post(db: &Db, before: Currency, records: &[Journaled]) -> Result<(), LedgerError> {
     let Some(last) = records.last() else { return Ok(()) };
     let mut write = db.write().await?;
@@ -367,8 +369,8 @@ fn list_sql(kind: Kind, of_function: bool) -> String {
     )
 }
 
-/// Records of a function from one moment up to another (nanoseconds since 1970), in the order of their ids after `after`.
-/// Only ids in `ids` are looked at.
+/// Records of a function from one moment up to another (nanoseconds since 1970), in the order of their ids
+/// after `after`. Only ids in `ids` are looked at.
 pub async fn started_between(
     connection: &mut SqliteConnection,
     before: Currency,

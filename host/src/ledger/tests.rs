@@ -122,7 +122,8 @@ async fn a_database_of_before_opens_and_its_records_keep_the_currency_that_the_h
     let ledger = open(db.clone(), Arc::default(), "USD").await;
     post(&ledger, std::slice::from_ref(&old)).await;
     let before = total(&ledger).await;
-    // As the host before left it: without the columns, and with the days of one currency that nobody had written down.
+    // As the host before left it: without the columns, and with the days of one currency that nobody had
+    // written down.
     let mut write = db.write().await.expect("write");
     for sql in [
         "ALTER TABLE usage_records DROP COLUMN model_memory_peak_bytes",

@@ -126,7 +126,8 @@ const COUNTS: [&str; 10] = [
     "bytes_out",
 ];
 const WIDE: [[&str; 2]; 2] = [["memory_gb_s", "memory_byte_ns"], ["charge_units", "charge_attos"]];
-/// Sums are taken in two halves, since SQLite's own overflow at 2^63: nine sums of 10^-18 parts already would.
+/// Sums are taken in two halves, since SQLite's own overflow at 2^63: nine sums of 10^-18 parts already
+/// would.
 const HALF: i128 = 1_000_000_000;
 const UNIT: i128 = 1_000_000_000_000_000_000;
 

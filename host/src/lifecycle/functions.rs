@@ -58,8 +58,9 @@ impl Functions {
         }
     }
 
-    /// Gives freed memory of the heap back to the kernel, at most once in a while, and looks at the kernel again. Says whether
-    /// it did: what was refused before may be given now. Takes some milliseconds, and is not done where the heap cannot hold much.
+    /// Gives freed memory of the heap back to the kernel, at most once in a while, and looks at the kernel
+    /// again. Says whether it did: what was refused before may be given now. Takes some milliseconds, and is
+    /// not done where the heap cannot hold much.
     pub(super) fn let_go_of_the_heap(&self) -> bool {
         let memory = self.fleet.memory();
         if memory.uncounted() < memory.budget() / LET_GO_SHARE {

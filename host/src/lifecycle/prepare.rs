@@ -35,7 +35,8 @@ impl EnginePreparer {
         Arc::new(EnginePreparer { runtime, artifacts, memory, under_way: DashMap::new(), children })
     }
 
-    /// Prepares what is missing of a package, from blobs that are still what was uploaded. Nobody pays for it.
+    /// Prepares what is missing of a package, from blobs that are still what was uploaded. Nobody pays for
+    /// it.
     pub async fn restore(&self, manifest: &PackageManifest) -> Result<(), EngineError> {
         for blob in manifest.blobs() {
             self.artifacts.verify(blob.digest).await.map_err(|e| {

@@ -58,7 +58,8 @@ pub(super) struct Shared {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
     pub segments: Mutex<Segments>,
-    /// Written records that the ledger does not have yet, in the order of their places, and when each was accepted.
+    /// Written records that the ledger does not have yet, in the order of their places, and when each was
+    /// accepted.
     pub backlog: Mutex<VecDeque<(Instant, Journaled)>>,
     pub backlog_grew: Notify,
     pub settlement: Arc<Settlement>,
@@ -91,8 +92,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Journal(pub(super) Arc<Shared>);
 
 impl Journal {
-    /// Opens the journal's directory and starts its thread, which holds `vital`. What a crash left there goes to the ledger
-    /// first; `posted` is the place of the last record that the ledger has.
+    /// Opens the journal's directory and starts its thread, which holds `vital`. What a crash left there goes
+    /// to the ledger first; `posted` is the place of the last record that the ledger has.
     pub fn open(
         dir: &Path,
         durable: bool,
@@ -197,8 +198,8 @@ impl Shared {
         None
     }
 
-    /// Records are in the journal: the ledger is to have them. The segments are still held, so that the backlog has the
-    /// order of the journal.
+    /// Records are in the journal: the ledger is to have them. The segments are still held, so that the
+    /// backlog has the order of the journal.
     fn accept(&self, _: &MutexGuard<'_, Segments>, records: impl IntoIterator<Item = Journaled>) {
         let now = Instant::now();
         let mut backlog = lock(&self.backlog);

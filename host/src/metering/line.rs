@@ -1,6 +1,7 @@
 //! A line of the journal: a record as JSON with a checksum as its last field, `{…,"crc32":"0123abcd"}`.
 //!
-//! The checksum is the CRC-32 of all bytes of the line before `,"crc32"`. A host that does not know it reads past it.
+//! The checksum is the CRC-32 of all bytes of the line before `,"crc32"`. A host that does not know it reads
+//! past it.
 
 use std::io::Write;
 use vesta_core::UsageRecord;
@@ -36,8 +37,8 @@ pub fn encode(record: &UsageRecord, lines: &mut Vec<u8>) -> Result<(), serde_jso
     Ok(())
 }
 
-/// Reads a line, with or without its end. A line without a checksum is read if it is of a host from before checksums: of
-/// a record without a price plan.
+/// Reads a line, with or without its end. A line without a checksum is read if it is of a host from before
+/// checksums: of a record without a price plan.
 pub fn decode(line: &[u8]) -> Result<UsageRecord, LineError> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     if let Some((body, crc)) = checked_part(line) {
@@ -58,8 +59,8 @@ fn checked_part(line: &[u8]) -> Option<(&[u8], u32)> {
     Some((body, u32::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?))
 }
 
-/// Splits what should be one line after each checksum in it: where the end of a line is damaged, two stand in one. Each
-/// part but the first begins with what was the end of the line before.
+/// Splits what should be one line after each checksum in it: where the end of a line is damaged, two stand in
+/// one. Each part but the first begins with what was the end of the line before.
 pub fn split(line: &[u8]) -> Vec<&[u8]> {
     let (mut parts, mut rest) = (Vec::new(), line);
     while let Some(at) = rest.windows(MARK.len()).position(|w| w == MARK) {

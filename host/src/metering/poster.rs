@@ -40,8 +40,8 @@ pub struct Refusal {
 
 /// What takes the records; filled with the ledger by the server.
 pub trait Post: Send + Sync {
-    /// Takes records from the beginning on, in the order of their places. Records that it has already are left as they
-    /// are.
+    /// Takes records from the beginning on, in the order of their places. Records that it has already are
+    /// left as they are.
     fn post<'a>(
         &'a self,
         records: &'a [Journaled],

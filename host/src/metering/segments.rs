@@ -1,7 +1,8 @@
-//! The journal's files: one record a line ([`super::line`]). A segment is deleted once the ledger has all of it.
+//! The journal's files: one record a line ([`super::line`]). A segment is deleted once the ledger has all of
+//! it.
 //!
-//! Segments are numbered without gaps, and a number is never used again. The ledger keeps the place of the last record
-//! that it has taken; a segment is deleted once that place is in a later one.
+//! Segments are numbered without gaps, and a number is never used again. The ledger keeps the place of the
+//! last record that it has taken; a segment is deleted once that place is in a later one.
 
 use super::line;
 use std::collections::BTreeSet;
@@ -13,7 +14,8 @@ use vesta_core::settlement::{Journaled, Position};
 
 /// A segment is closed when it has grown to this many bytes.
 const SEGMENT_BYTES: u64 = 4 << 20;
-/// Most bytes of lines and records that are set aside, in all files together. What comes after that is counted and logged only.
+/// Most bytes of lines and records that are set aside, in all files together. What comes after that is
+/// counted and logged only.
 const SET_ASIDE_BYTES_MAX: u64 = 16 << 20;
 /// Files of what was set aside: damaged lines of a segment, and records that the ledger refused.
 const UNREADABLE: &str = "unreadable";
@@ -68,7 +70,8 @@ fn name_foreign(entry: &std::fs::DirEntry) {
     }
 }
 
-/// The numbers of the segments in a directory, and those that something else is named by: no segment gets these.
+/// The numbers of the segments in a directory, and those that something else is named by: no segment gets
+/// these.
 fn find(dir: &Path) -> io::Result<(BTreeSet<u64>, BTreeSet<u64>)> {
     let (mut found, mut taken) = (BTreeSet::new(), BTreeSet::new());
     for entry in std::fs::read_dir(dir)? {
@@ -92,8 +95,8 @@ fn after(number: u64, taken: &BTreeSet<u64>) -> u64 {
 }
 
 impl Segments {
-    /// Opens the directory with a new segment and gives back what earlier ones hold after `posted`, the place of the last
-    /// record that the ledger has.
+    /// Opens the directory with a new segment and gives back what earlier ones hold after `posted`, the place
+    /// of the last record that the ledger has.
     pub fn open(dir: &Path, posted: Option<Position>) -> io::Result<(Segments, Left)> {
         std::fs::create_dir_all(dir)?;
         let (mut found, taken) = find(dir)?;
@@ -206,8 +209,8 @@ fn report_missing(first: Option<u64>, found: &BTreeSet<u64>, taken: &BTreeSet<u6
     missing
 }
 
-/// Reads a segment's records from a place on, and returns the lines that cannot be read. A last line that was cut by a
-/// crash belongs to a response that never ended, and is dropped.
+/// Reads a segment's records from a place on, and returns the lines that cannot be read. A last line that was
+/// cut by a crash belongs to a response that never ended, and is dropped.
 fn read<'t>(number: u64, text: &'t [u8], begin: u64, records: &mut Vec<Journaled>) -> Vec<&'t [u8]> {
     let mut bad = Vec::new();
     let mut at = usize::try_from(begin).unwrap_or(usize::MAX).min(text.len());
@@ -237,7 +240,8 @@ fn read<'t>(number: u64, text: &'t [u8], begin: u64, records: &mut Vec<Journaled
     bad
 }
 
-/// Keeps bytes in a file beside the segments, whole or after what it holds, as far as there is room for such files.
+/// Keeps bytes in a file beside the segments, whole or after what it holds, as far as there is room for such
+/// files.
 fn set_aside(dir: &Path, number: u64, kind: &str, append: bool, bytes: &[u8]) {
     let mine = |e: &std::fs::DirEntry| {
         let extension = e.path().extension().map(|x| x == UNREADABLE || x == REFUSED);

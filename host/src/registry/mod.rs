@@ -1,7 +1,7 @@
 //! Functions: immutable versions and the aliases that move between them.
 //!
-//! Everything is in memory after [`Registry::open`], so that resolving costs two look-ups. Memory follows the database
-//! ([`crate::db::changes`]).
+//! Everything is in memory after [`Registry::open`], so that resolving costs two look-ups. Memory follows the
+//! database ([`crate::db::changes`]).
 
 mod follow;
 mod store;
@@ -219,8 +219,8 @@ impl Registry {
         all
     }
 
-    /// Adds a version with the next number and, in the same transaction, points the alias at it. Where the function has
-    /// [`VERSIONS_MAX`] versions, the oldest to which no alias points is removed.
+    /// Adds a version with the next number and, in the same transaction, points the alias at it. Where the
+    /// function has [`VERSIONS_MAX`] versions, the oldest to which no alias points is removed.
     ///
     /// `deployment` is kept with the version, so that [`Registry::published_by`] knows what became of it.
     pub async fn publish(
@@ -397,7 +397,8 @@ impl Registry {
     }
 }
 
-/// The versions of a function that have to go for one more, to which `moves` will point: the oldest to which no other alias points.
+/// The versions of a function that have to go for one more, to which `moves` will point: the oldest to which
+/// no other alias points.
 fn too_old(function: &Function, moves: Option<&AliasName>) -> Vec<u32> {
     let numbers: BTreeSet<u32> = function.versions.keys().chain(&function.damaged).copied().collect();
     let others = function.aliases.iter().filter(|(alias, _)| Some(*alias) != moves);

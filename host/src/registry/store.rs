@@ -11,8 +11,8 @@ use vesta_core::{FunctionName, TenantName};
 
 pub type Key = (TenantName, FunctionName);
 
-/// Every function with its versions and aliases. Of rows that cannot be read each costs itself; whether any function or number of a
-/// version is among them.
+/// Every function with its versions and aliases. Of rows that cannot be read each costs itself; whether any
+/// function or number of a version is among them.
 pub async fn load(connection: &mut SqliteConnection) -> Result<(HashMap<Key, Function>, bool), DbError> {
     let sql = "SELECT tenant, name, created_unix_ms, updated_unix_ms FROM functions";
     let rows = sqlx::query(sql).fetch_all(&mut *connection).await?;

@@ -83,8 +83,8 @@ fn check_format(dir: &Path) -> Result<(), DataDirError> {
     }
 }
 
-/// A directory that was in use has both its database and its secret. A new one in their place would look like an empty host, whose
-/// housekeeping deletes the blobs; a new secret makes every key worthless.
+/// A directory that was in use has both its database and its secret. A new one in their place would look like
+/// an empty host, whose housekeeping deletes the blobs; a new secret makes every key worthless.
 fn check_complete(dir: &Path) -> Result<(), DataDirError> {
     let missing = |missing| Err(DataDirError::Incomplete { path: dir.into(), missing });
     // SQLite takes an empty file for a new database.

@@ -18,7 +18,8 @@ use vesta_core::memory::{Grant, Kind};
 use vesta_core::settlement::Settlement;
 use vesta_engine::{Runtime, cpu, processes};
 
-/// The host is not ready where the ledger lags behind the journal for longer, or has failed so often in a row.
+/// The host is not ready where the ledger lags behind the journal for longer, or has failed so often in a
+/// row.
 const LAG_MAX: Duration = Duration::from_secs(10);
 const FAILURES_MAX: u64 = 3;
 

@@ -1,5 +1,5 @@
-//! What runs beside requests for as long as the host. One that ends, by itself or by a panic, ends the host: nobody serves for days
-//! without its reaper.
+//! What runs beside requests for as long as the host. One that ends, by itself or by a panic, ends the host:
+//! nobody serves for days without its reaper.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vesta_core::vital::{Vital, Vitals};
 
-/// The environment variable that names a task which is to panic, for the tests. Builds of the profile `release` do not know it.
+/// The environment variable that names a task which is to panic, for the tests. Builds of the profile
+/// `release` do not know it.
 #[cfg(vesta_test_faults)]
 const TEST_PANIC: &str = "VESTA_TEST_PANIC";
 

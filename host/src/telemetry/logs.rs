@@ -1,8 +1,8 @@
 //! What functions write: kept in the database for a while, and passed on to whoever follows.
 //!
 //! Writing never holds a function up: entries wait in a bounded queue for one writer, of which each function
-//! and each tenant has a share. Past that they are dropped and counted, and the log that they are missing from
-//! says so.
+//! and each tenant has a share. Past that they are dropped and counted, and the log that they are missing
+//! from says so.
 
 use crate::db::{Db, DbError};
 use dashmap::DashMap;
@@ -24,8 +24,8 @@ const OF_FUNCTION_LEAST: usize = 256;
 /// The same of all functions of one tenant.
 const OF_TENANT_MAX: usize = QUEUE_MAX / 2;
 const OF_TENANT_LEAST: usize = 512;
-/// Entries of one function: so many at once, and then one in each of these times, 1,000 a second. Nobody is billed for
-/// their way into the database, a few microseconds of CPU time for each.
+/// Entries of one function: so many at once, and then one in each of these times, 1,000 a second. Nobody is
+/// billed for their way into the database, a few microseconds of CPU time for each.
 const AT_ONCE: u32 = 10_000;
 const EACH: Duration = Duration::from_millis(1);
 /// Entries of one transaction.
@@ -233,8 +233,8 @@ fn left(shares: &Shares, entries: &[Written]) -> Vec<LogEntry> {
     last.into_iter().filter_map(note).collect()
 }
 
-/// Of functions that have nothing in the queue any more, the notes of what was dropped: no entry of theirs brings
-/// them along.
+/// Of functions that have nothing in the queue any more, the notes of what was dropped: no entry of theirs
+/// brings them along.
 fn left_alone(shares: &Shares) -> Vec<LogEntry> {
     let mut notes = Vec::new();
     shares.functions.retain(|(tenant, function), share| {

@@ -44,8 +44,8 @@ impl Refusals {
         Arc::new(Refusals { metrics, logged: Mutex::default() })
     }
 
-    /// Notes an answer of 400 or more. `listener` names the listener that gave it, `from` is the caller's address and
-    /// `key` the public part of the key that came along, whether or not there is such a key.
+    /// Notes an answer of 400 or more. `listener` names the listener that gave it, `from` is the caller's
+    /// address and `key` the public part of the key that came along, whether or not there is such a key.
     pub fn note(
         &self,
         listener: &'static str,

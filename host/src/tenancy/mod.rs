@@ -1,7 +1,7 @@
 //! Who calls, and what they may: tenants and their API keys.
 //!
-//! Everything is in memory after [`Tenancy::open`], so that identifying a caller costs one look-up and one HMAC. Memory follows the
-//! database ([`crate::db::changes`]).
+//! Everything is in memory after [`Tenancy::open`], so that identifying a caller costs one look-up and one
+//! HMAC. Memory follows the database ([`crate::db::changes`]).
 
 mod key;
 mod store;
@@ -179,7 +179,8 @@ impl Tenancy {
         Ok(this)
     }
 
-    /// On a data directory without any key: makes the operator's, the tenant [`DEFAULT_TENANT`] and its key, all or none.
+    /// On a data directory without any key: makes the operator's, the tenant [`DEFAULT_TENANT`] and its key,
+    /// all or none.
     pub async fn bootstrap(self: &Arc<Self>, clock: &dyn Clock) -> Result<Option<FirstKeys>, TenancyError> {
         let (this, now) = (self.clone(), unix_ms(clock));
         let change = async move {
@@ -394,7 +395,8 @@ impl Follower for Tenancy {
     }
 }
 
-/// Removes from memory what is gone: of what changed, or, where all that is there was read, whatever else is in memory.
+/// Removes from memory what is gone: of what changed, or, where all that is there was read, whatever else is
+/// in memory.
 fn take<'a, K: Eq + Hash + 'a, V>(
     memory: &DashMap<K, V>,
     whole: bool,

@@ -1,6 +1,6 @@
-//! Takes down what nobody needs any more, on a thread of its own: idle instances that make room for others, of
-//! whichever tenant. To unmap a large one takes a tenth of a second, and whoever needs the room neither waits
-//! for that nor pays for it.
+//! Takes down what nobody needs any more, on a thread of its own: idle instances that make room for others,
+//! of whichever tenant. To unmap a large one takes a tenth of a second, and whoever needs the room neither
+//! waits for that nor pays for it.
 
 use crate::meter::cpu;
 use std::collections::VecDeque;
@@ -9,8 +9,8 @@ use vesta_core::vital::Vital;
 
 /// Something that holds memory on the host's books.
 pub(crate) trait Ends: Send + 'static {
-    /// Gives its memory, and its place, to others: it is about to be ended. Says how many bytes it holds until
-    /// then.
+    /// Gives its memory, and its place, to others: it is about to be ended. Says how many bytes it holds
+    /// until then.
     fn let_go(&mut self) -> u64;
 }
 
@@ -62,7 +62,8 @@ impl<T: Ends> Ender<T> {
         Ok(Arc::new(Ender { shared, limits }))
     }
 
-    /// Ends it soon; its memory is free at once. Where too much is about to end already, it ends here and now.
+    /// Ends it soon; its memory is free at once. Where too much is about to end already, it ends here and
+    /// now.
     pub fn end(&self, mut one: T) {
         let mut left = self.shared.left();
         if left.count < self.limits.count && left.bytes < self.limits.bytes {

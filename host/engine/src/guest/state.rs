@@ -174,8 +174,8 @@ impl State {
         }
     }
 
-    /// Gives its memory on the host's books to others; says how many bytes it was. The instance is about to be
-    /// ended.
+    /// Gives its memory on the host's books to others; says how many bytes it was. The instance is about to
+    /// be ended.
     pub fn let_go(&mut self) -> u64 {
         self.limiter.share.let_go() + self.nn.buffers.let_go()
     }

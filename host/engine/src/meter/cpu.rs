@@ -168,7 +168,8 @@ pub fn report() -> CpuReport {
         let ns = spent.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         *threads_ns.entry(kind.to_string()).or_default() += ns;
     }
-    // Of the processes what is not billed is the platform's: taking messages, starting, reading weights ahead.
+    // Of the processes what is not billed is the platform's: taking messages, starting, reading weights
+    // ahead.
     let processes_ns = processes::all_cpu_ns();
     threads_ns.insert("processes".into(), processes_ns);
     CpuReport {

@@ -1,8 +1,8 @@
-//! CPU time of the host itself for one invocation: reading its request, finding its function, passing its bodies
-//! on.
+//! CPU time of the host itself for one invocation: reading its request, finding its function, passing its
+//! bodies on.
 //!
-//! A connection's task does all of that, and runs the guest as well. Its polls are metered while an invocation
-//! is open on it, without what is metered within them already (the guest, calls to other hosts).
+//! A connection's task does all of that, and runs the guest as well. Its polls are metered while an
+//! invocation is open on it, without what is metered within them already (the guest, calls to other hosts).
 
 use super::cpu::Mark;
 use std::cell::RefCell;
@@ -42,8 +42,8 @@ impl Section {
     }
 }
 
-/// The host's CPU time for an invocation that is open. Dropping it closes it. It ends where the next one begins on the
-/// same connection: what is closed later has no part in that.
+/// The host's CPU time for an invocation that is open. Dropping it closes it. It ends where the next one
+/// begins on the same connection: what is closed later has no part in that.
 #[derive(Debug)]
 pub struct OpenHandler {
     handler: Arc<Handler>,

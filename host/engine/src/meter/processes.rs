@@ -1,4 +1,5 @@
-//! The processes that the host starts: what the kernel knows of each, for the books and for the memory budget.
+//! The processes that the host starts: what the kernel knows of each, for the books and for the memory
+//! budget.
 
 use rustix::process::Pid;
 use std::collections::BTreeMap;

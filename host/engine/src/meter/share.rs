@@ -105,7 +105,8 @@ impl Share {
         }
     }
 
-    /// The instance is idle from now on, or it runs again: an idle one can be ended for whoever needs its memory.
+    /// The instance is idle from now on, or it runs again: an idle one can be ended for whoever needs its
+    /// memory.
     pub fn runs(&mut self, runs: bool) {
         let Some(held) = self.0.as_mut().filter(|held| held.runs != runs) else { return };
         held.runs = runs;

@@ -17,7 +17,8 @@ pub(crate) struct Waits {
     waker: Waker,
     /// When the last poll ended, where the guest waits for its own input or output since.
     since: Option<Instant>,
-    /// A piece of the response was handed on: until the next one is asked for, the guest waits for its client.
+    /// A piece of the response was handed on: until the next one is asked for, the guest waits for its
+    /// client.
     is_read: bool,
     deadline: Instant,
 }
