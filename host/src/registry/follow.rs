@@ -70,37 +70,44 @@ impl Registry {
     /// Puts a function into memory as it is now, and sends the events of what is different.
     fn put(&self, key: Key, after: Option<Function>) {
         let before = self.get(&key.0, key.1.as_str()).ok();
+        let events = differences(&key, before.as_ref(), after.as_ref());
         let (tenant, function) = key;
-        match after.clone() {
-            Some(after) => {
-                drop(self.tenants.entry(tenant.clone()).or_default().insert(function.clone(), after))
-            }
+        match after {
+            // Moved and not copied: at the start, copies beside what is freed would leave the heap full of holes.
+            Some(after) => drop(self.tenants.entry(tenant).or_default().insert(function, after)),
             None => {
                 if let Some(functions) = self.tenants.get(&tenant) {
                     functions.remove(&function);
                 }
             }
         }
-        let none = Function::empty(&function);
-        let (before, after) = (before.as_ref().unwrap_or(&none), after.as_ref().unwrap_or(&none));
-        let named = || (tenant.clone(), function.clone());
-        for &number in after.versions.keys().filter(|n| !before.versions.contains_key(n)) {
-            let (tenant, function) = named();
-            self.send(RegistryEvent::VersionAdded { tenant, function, number });
-        }
-        for (alias, &number) in
-            after.aliases.iter().filter(|(alias, n)| before.aliases.get(*alias) != Some(n))
-        {
-            let ((tenant, function), alias) = (named(), alias.clone());
-            self.send(RegistryEvent::AliasMoved { tenant, function, alias, number: Some(number) });
-        }
-        for alias in before.aliases.keys().filter(|alias| !after.aliases.contains_key(*alias)) {
-            let ((tenant, function), alias) = (named(), alias.clone());
-            self.send(RegistryEvent::AliasMoved { tenant, function, alias, number: None });
-        }
-        for &number in before.versions.keys().filter(|n| !after.versions.contains_key(n)) {
-            let (tenant, function) = named();
-            self.send(RegistryEvent::VersionRemoved { tenant, function, number });
+        for event in events {
+            self.send(event);
         }
     }
+}
+
+/// The events that lead from a function as it was to the function as it is: first what was added, then what is gone.
+fn differences(key: &Key, before: Option<&Function>, after: Option<&Function>) -> Vec<RegistryEvent> {
+    let none = Function::empty(&key.1);
+    let (before, after) = (before.unwrap_or(&none), after.unwrap_or(&none));
+    let named = || key.clone();
+    let mut events = Vec::new();
+    for &number in after.versions.keys().filter(|n| !before.versions.contains_key(n)) {
+        let (tenant, function) = named();
+        events.push(RegistryEvent::VersionAdded { tenant, function, number });
+    }
+    for (alias, &number) in after.aliases.iter().filter(|(alias, n)| before.aliases.get(*alias) != Some(n)) {
+        let ((tenant, function), alias) = (named(), alias.clone());
+        events.push(RegistryEvent::AliasMoved { tenant, function, alias, number: Some(number) });
+    }
+    for alias in before.aliases.keys().filter(|alias| !after.aliases.contains_key(*alias)) {
+        let ((tenant, function), alias) = (named(), alias.clone());
+        events.push(RegistryEvent::AliasMoved { tenant, function, alias, number: None });
+    }
+    for &number in before.versions.keys().filter(|n| !after.versions.contains_key(n)) {
+        let (tenant, function) = named();
+        events.push(RegistryEvent::VersionRemoved { tenant, function, number });
+    }
+    events
 }
