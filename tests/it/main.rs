@@ -20,6 +20,7 @@ mod drain;
 mod engine_floors;
 mod examples;
 mod exhaustion;
+mod forms;
 mod full_disk;
 mod hostile_models;
 mod keep_alive;

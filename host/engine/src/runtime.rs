@@ -241,6 +241,19 @@ impl Runtime {
         let _ = std::fs::remove_dir_all(self.loader.model_dir(digest));
     }
 
+    /// Has each loaded model served in the form that pays by now. Called once a second or so, within a Tokio
+    /// runtime; `is_short` says that memory was refused to somebody since the last time.
+    pub fn review_models(&self, is_short: bool) {
+        for model in self.loader.loaded_models.all() {
+            model.review_form(is_short);
+        }
+    }
+
+    /// Loaded models whose weights are packed.
+    pub fn models_packed(&self) -> usize {
+        self.loader.loaded_models.all().iter().filter(|model| model.is_packed()).count()
+    }
+
     /// Runs of models that wait for a slot.
     pub fn runs_waiting(&self) -> usize {
         self.loader.inference.slots.waiting()

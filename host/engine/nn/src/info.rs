@@ -33,6 +33,9 @@ pub struct ModelInfo {
     pub lookups: Vec<Lookup>,
     /// Absent until it has run.
     pub dry_run: Option<DryRun>,
+    /// What packed weights would gain; absent where they gain nothing.
+    #[serde(default)]
+    pub packed: Option<PackedForm>,
     /// What the preparation changed or noticed, for people.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -64,6 +67,18 @@ pub struct DryRun {
     /// Whether samples gave inputs.
     #[serde(default)]
     pub sampled: bool,
+}
+
+/// A model with packed weights ([`crate::Form::Packed`]), beside the mapped form, as the trial at deploy
+/// measured both.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PackedForm {
+    /// CPU time that a run saves, in milliseconds.
+    pub saved_cpu_ms: f64,
+    /// CPU time of loading it, in milliseconds.
+    pub load_cpu_ms: f64,
+    /// Memory that it takes beside the mapped form, in bytes.
+    pub bytes: u64,
 }
 
 /// Bounds on what [`crate::prepare()`] takes.
