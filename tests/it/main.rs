@@ -6,6 +6,7 @@ mod bad_components;
 mod bad_guests;
 mod bad_manifests;
 mod bad_models;
+mod batching;
 mod bill;
 mod cli;
 mod conformance;

@@ -71,6 +71,8 @@ pub struct Readings {
     /// Runs of models that wait for a slot, and the processes that run models.
     pub inference_waiting: i64,
     pub inference_workers: i64,
+    /// Runs of models that were merged with others, since the start.
+    pub runs_merged: u64,
     /// Loaded models whose weights are packed.
     pub models_packed: i64,
     /// Whether usage records can be written.
@@ -176,6 +178,7 @@ impl Metrics {
             "Starts and invocations refused for want of memory",
             now.memory_refused,
         );
+        count("vesta_inference_merged", "Runs of models that were merged with others", now.runs_merged);
         for (name, help, value) in &now.books {
             count(name, help, *value);
         }

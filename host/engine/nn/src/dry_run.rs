@@ -6,8 +6,8 @@ use crate::guess::Guesses;
 use crate::onnx::ModelProto;
 use crate::worker::STACK_BYTES;
 use crate::{
-    Backend, DryRun, Form, GRAPH_FILE, Graph, LoadError, ModelLimits, PackedForm, Port, PrepareError,
-    PreparedFiles, Rten, Signature, Tensor, packed, samples,
+    Backend, Batching, DryRun, Form, GRAPH_FILE, Graph, LoadError, ModelLimits, PackedForm, Port,
+    PrepareError, PreparedFiles, Rten, Signature, Tensor, batching, packed, samples,
 };
 use prost::Message;
 use std::io;
@@ -20,6 +20,7 @@ use vesta_core::sample::Sample;
 pub struct Trial {
     pub dry_run: DryRun,
     pub packed: Option<PackedForm>,
+    pub batching: Option<Batching>,
 }
 
 /// Loads a prepared directory and runs it, on a stack as large as those of a worker.
@@ -55,14 +56,17 @@ fn trial(
     let sampled = given.iter().any(Option::is_some);
     let prepared =
         read_graph(dir).map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
-    let guesses = Guesses::of(prepared.graph.as_ref().unwrap_or(&Default::default()), signature);
+    let of = prepared.graph.unwrap_or_default();
+    let guesses = Guesses::of(&of, signature);
     let mut first = None;
     for inputs in guesses.each(&given, limits.trial_bytes_max) {
         match one(graph.as_ref(), inputs.clone()) {
             Ok((dry_run, outputs)) => {
                 let dry_run = DryRun { load_ms, guessed, sampled, ..dry_run };
-                let packed = packed::measure(dir, graph.as_ref(), &inputs, &outputs, dry_run.cpu_ms);
-                return Ok(Trial { dry_run, packed });
+                let (graph, took) = (graph.as_ref(), dry_run.cpu_ms);
+                let packed = packed::measure(dir, graph, &inputs, &outputs, took);
+                let batching = batching::measure(&of, signature, graph, &inputs, took);
+                return Ok(Trial { dry_run, packed, batching });
             }
             Err((inputs, reason)) if !guessed => return Err(PrepareError::DryRun { inputs, reason }),
             Err(failure) => first = first.or(Some(failure)),

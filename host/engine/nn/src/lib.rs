@@ -5,6 +5,7 @@
 //! its files; [`Graph::compute`] computes. The host does neither: a [`worker`] does, a process for each
 //! model.
 
+mod batching;
 mod check;
 pub mod confine;
 mod convert;
@@ -30,7 +31,7 @@ mod wire;
 pub mod worker;
 
 pub use error::{LoadError, PrepareError, RunError};
-pub use info::{DryRun, Lookup, ModelInfo, ModelLimits, PackedForm};
+pub use info::{Batching, DryRun, Lookup, ModelInfo, ModelLimits, PackedForm};
 pub use prepare::{compat, prepare, try_prepared};
 pub use rten::{ENVIRONMENT, Rten};
 pub use tensor::{Port, Signature, Tensor, TensorError, TensorType, bytes as bytes_of};

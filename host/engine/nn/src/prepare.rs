@@ -88,12 +88,13 @@ pub fn prepare(
         lookups: weights.lookups,
         dry_run: None,
         packed: None,
+        batching: None,
         notes,
     };
     // The trial loads the directory as any later load does, so the description has to be there.
     write_info(out_dir, &info)?;
     let trial = dry_run::run(out_dir, &info.signature, samples, limits)?;
-    (info.dry_run, info.packed) = (Some(trial.dry_run), trial.packed);
+    (info.dry_run, info.packed, info.batching) = (Some(trial.dry_run), trial.packed, trial.batching);
     write_info(out_dir, &info)?;
     Ok(info)
 }

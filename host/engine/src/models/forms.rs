@@ -91,10 +91,11 @@ impl Model {
         self.forms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the trial at deploy has measured, as far as the runs since then bear it out.
+    /// What the trial at deploy has measured of this and of merged runs, as far as the runs since then bear it out.
     fn measured(&self) -> Measured {
         let info = File::open(self.dir().join(INFO_FILE)).ok();
         let info: Option<ModelInfo> = info.and_then(|file| serde_json::from_reader(file).ok());
+        self.batches.is_measured(info.as_ref().and_then(|info| info.batching));
         let Some(packed) = info.and_then(|info| info.packed) else { return Measured::Useless };
         let run_ms = self.estimate().cpu_ns as f64 / 1e6;
         Measured::Useful(Account::new(Gain {

@@ -1,5 +1,6 @@
 //! A loaded model: its worker, which may end and be followed by another, and the runs in it.
 
+use super::batch::Queue;
 use super::forms::Forms;
 use super::slots::InferenceSlots;
 use super::worker::{Death, Loading, SOON_MAX, Settings, StartError, Stock, Worker};
@@ -34,6 +35,8 @@ pub(crate) struct Inference {
     /// How many runs there may be at once.
     pub slots_max: u32,
     pub memory: Arc<dyn Grant>,
+    /// Runs that were merged with others, since the start.
+    pub merged: AtomicU64,
 }
 
 /// A loaded model. The worker ends with the last reference.
@@ -55,6 +58,7 @@ pub(crate) struct Model {
     /// Runs answered so far.
     answered: AtomicU64,
     pub(super) forms: Mutex<Forms>,
+    pub(super) batches: Queue,
 }
 
 /// What is known of a model's runs before one begins, in nanoseconds.
@@ -128,6 +132,7 @@ impl Model {
             run_wall_least_ns: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             forms: Mutex::new(Forms::default()),
+            batches: Queue::default(),
         };
         Ok((Arc::new(model), cpu_ns))
     }

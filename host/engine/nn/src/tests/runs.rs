@@ -366,3 +366,33 @@ fn packed_weights_give_the_same_numbers_and_are_measured() {
     };
     assert_eq!(run(Form::Packed), run(Form::Mapped));
 }
+
+/// A chain of square matrices over rows of 256 numbers, and a node at its end.
+fn rows_and(last: NodeProto, extra: Vec<TensorProto>) -> ModelInfo {
+    const SIDE: usize = 256;
+    let mut graph = GraphProto { initializer: extra, ..GraphProto::default() };
+    for n in 0..6 {
+        let weight = |i: usize| ((i * 7 + n * 13) % 31) as f32 / 3e3 - 4e-3;
+        let weights: Vec<f32> = (0..SIDE * SIDE).map(weight).collect();
+        graph.initializer.push(floats(&format!("w{n}"), &[SIDE as i64, SIDE as i64], &weights));
+        let name = |n: usize| if n == 0 { "x".to_string() } else { format!("h{n}") };
+        graph.node.push(node("MatMul", &[&name(n), &format!("w{n}")], &name(n + 1)));
+    }
+    graph.node.push(last);
+    graph.input = vec![port("x", 1, &[0, SIDE as i64])];
+    graph.output = vec![port("y", 1, &[0, 0])];
+    let prepared = prepare_model(&model(17, graph));
+    prepared.result.expect("prepared")
+}
+
+#[test]
+fn runs_are_merged_where_each_row_is_computed_by_itself_and_nowhere_else() {
+    let of_all_rows =
+        |op: &str, axis: i64| NodeProto { attribute: vec![int("axis", axis)], ..node(op, &["h6"], "y") };
+    assert!(rows_and(node("Tanh", &["h6"], "y"), vec![]).batching.expect("merged").saved > 0.1);
+    assert!(rows_and(of_all_rows("Softmax", 1), vec![]).batching.is_some());
+    assert_eq!(rows_and(of_all_rows("Softmax", 0), vec![]).batching, None);
+    // The largest of all rows, by which each is divided.
+    let largest = NodeProto { attribute: vec![int("keepdims", 1)], ..node("ReduceMax", &["h6"], "y") };
+    assert_eq!(rows_and(largest, vec![]).batching, None);
+}

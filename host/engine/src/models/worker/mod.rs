@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use vesta_core::manifest::Batch;
 use vesta_core::memory::Taken;
 use vesta_nn::worker::STACK_BYTES;
 use vesta_nn::worker::wire::{self, Answer, Control};
@@ -58,6 +59,8 @@ pub(crate) struct Settings {
     pub inference_ns: u64,
     /// Threads that compute a run.
     pub threads: u32,
+    /// How its runs are merged.
+    pub batch: Batch,
 }
 
 /// In which form a worker loads its model.
