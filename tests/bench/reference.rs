@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 use vesta_core::manifest::Encoding;
-use vesta_nn::{Backend, ModelLimits, PreparedFiles, Rten, Tensor, TensorType};
+use vesta_nn::{Backend, Form, ModelLimits, PreparedFiles, Rten, Tensor, TensorType};
 use vesta_tests::process::Process;
 
 /// Runs one of the references; its answer goes to standard output.
@@ -21,13 +21,14 @@ pub fn run(role: &str, arguments: &[String]) {
         "reference-guest" => guest::serve(Path::new(&arguments[0])),
         "reference-cold" => {
             let begun = Instant::now();
-            run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), 1);
+            run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), 1, Form::Mapped);
             println!("{}", begun.elapsed().as_nanos());
         }
         "reference-read" => crate::cold_start::read_files(arguments),
-        "reference-loop" => {
+        "reference-loop" | "reference-loop-packed" => {
             let n = arguments[2].parse().expect("a number of runs");
-            println!("{}", run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), n));
+            let form = if role == "reference-loop" { Form::Mapped } else { Form::Packed };
+            println!("{}", run_model(Path::new(&arguments[0]), &tokens(&arguments[1]), n, form));
         }
         "reference-runs" | "reference-load" | "reference-models" => {
             println!("{}", crate::workers::reference(role, arguments));
@@ -152,9 +153,9 @@ fn bare_hyper() {
 }
 
 /// Maps a prepared MiniLM, runs it `n` times over one text and gives the CPU nanoseconds of all runs.
-fn run_model(dir: &Path, tokens: &[i64], n: usize) -> u64 {
+fn run_model(dir: &Path, tokens: &[i64], n: usize, form: Form) -> u64 {
     let files = PreparedFiles::open(dir).expect("prepared files");
-    let graph = Rten.load(files).expect("the prepared model loads");
+    let graph = Rten.load(files, form).expect("the prepared model loads");
     let row = |value: &dyn Fn(i64) -> i64| Tensor {
         ty: TensorType::I64,
         shape: vec![1, tokens.len() as u32],

@@ -7,7 +7,7 @@ use crate::stats::{interleaved, median};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use vesta_core::manifest::Encoding;
-use vesta_nn::{Backend, Graph, ModelLimits, PreparedFiles, Rten, Tensor};
+use vesta_nn::{Backend, Form, Graph, ModelLimits, PreparedFiles, Rten, Tensor};
 use vesta_tests::process::Process;
 use vesta_tests::{Host, PATIENCE, Package, guests, wait_for};
 
@@ -31,7 +31,7 @@ fn prepared(dir: &Path, number: u8) -> PathBuf {
 }
 
 fn load(dir: &Path) -> std::sync::Arc<dyn Graph> {
-    Rten.load(PreparedFiles::open(dir).expect("prepared files")).expect("the model loads")
+    Rten.load(PreparedFiles::open(dir).expect("prepared files"), Form::Mapped).expect("the model loads")
 }
 
 fn zeros(graph: &dyn Graph) -> Vec<(String, Tensor)> {

@@ -48,14 +48,16 @@ pub struct Node {
     pub attribute: Vec<Attribute>,
 }
 
-/// An attribute that is a graph.
+/// An attribute that is an integer or a graph.
 #[derive(Clone, PartialEq, Message)]
 pub struct Attribute {
     #[prost(string, tag = "1")]
     pub name: String,
+    #[prost(int64, tag = "3")]
+    pub i: i64,
     #[prost(message, optional, tag = "6")]
     pub g: Option<Graph>,
-    /// 5 is a graph.
+    /// 2 is an integer, 5 a graph.
     #[prost(int32, tag = "20")]
     pub r#type: i32,
 }
@@ -220,7 +222,7 @@ pub fn branch(condition: &str, then: Vec<Node>, otherwise: Vec<Node>, output: &s
         let outputs = node.last().map_or(Vec::new(), |last| last.output.clone());
         let output = outputs.iter().map(|name| value(name, &[0])).collect();
         let g = Graph { node, name: name.into(), initializer: Vec::new(), input: Vec::new(), output };
-        Attribute { name: name.into(), g: Some(g), r#type: 5 }
+        Attribute { name: name.into(), g: Some(g), r#type: 5, ..Attribute::default() }
     };
     let attributes = vec![attribute("then_branch", then), attribute("else_branch", otherwise)];
     Node { attribute: attributes, ..node("If", &[condition], output) }

@@ -67,6 +67,13 @@ impl Package {
         self
     }
 
+    /// How runs of the last model are merged.
+    pub fn batch(mut self, batch: Value) -> Self {
+        let models = self.manifest["models"].as_array_mut().expect("an array");
+        models.last_mut().expect("a model")["batch"] = batch;
+        self
+    }
+
     /// One of the manifest's limits.
     pub fn limit(mut self, field: &str, value: u64) -> Self {
         self.manifest["limits"][field] = json!(value);

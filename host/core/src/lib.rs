@@ -4,6 +4,7 @@
 //! state machines are driven by their callers, so that a test can hold every input.
 
 pub mod clock;
+pub mod forms;
 pub mod id;
 pub mod keepalive;
 pub mod lifecycle;

@@ -69,6 +69,10 @@ pub const MINIMUM_MAX: u32 = 100;
 pub const REUSE: (u64, u64) = (1, 1_000_000);
 /// Threads that compute a run of a model.
 pub const THREADS: (u64, u64) = (1, 64);
+/// Rows of a merged run of a model.
+pub const BATCH: (u64, u64) = (1, 256);
+/// Longest time for which a run waits for others, in milliseconds.
+pub const BATCH_WAIT_MS_MAX: u64 = 1_000;
 /// Most models, outbound hosts and variables of a function.
 pub const MODELS_MAX: usize = 32;
 pub const OUTBOUND_HOSTS_MAX: usize = 64;

@@ -36,9 +36,35 @@ pub struct ModelRef {
     /// Threads that compute a run; it takes as many inference slots.
     #[serde(default = "one_thread")]
     pub threads: u32,
+    /// How runs that wait at the same time are merged into one.
+    #[serde(default, skip_serializing_if = "Batch::is_default")]
+    pub batch: Batch,
     /// Inputs of the trial run at deploy. What is not named is made up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Sample>,
+}
+
+/// How runs of a model are merged that wait at the same time, where the trial at deploy has found that this is right and
+/// saves CPU time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batch {
+    /// Most rows of a merged run; with 1 none are merged.
+    pub max: u32,
+    /// How long a run waits for others before it asks for its turn, in milliseconds.
+    pub wait_ms: u64,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { max: 8, wait_ms: 0 }
+    }
+}
+
+impl Batch {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The threads of manifests that do not name them.
@@ -119,6 +145,10 @@ pub enum ManifestError {
     ModelTwice { index: usize, name: String },
     #[error("models[{index}].threads = {got} is out of bounds: {min} to {max}", min = limits::THREADS.0, max = limits::THREADS.1)]
     Threads { index: usize, got: u32 },
+    #[error("models[{index}].batch.max = {got} is out of bounds: {min} to {max}", min = limits::BATCH.0, max = limits::BATCH.1)]
+    BatchMax { index: usize, got: u32 },
+    #[error("models[{index}].batch.wait = {got} ms is out of bounds: 0 to {max} ms", max = limits::BATCH_WAIT_MS_MAX)]
+    BatchWait { index: usize, got: u64 },
     #[error(transparent)]
     Sample(#[from] SampleError),
     #[error("{field}: an empty blob")]
@@ -193,6 +223,12 @@ impl PackageManifest {
             if !(min..=max).contains(&u64::from(model.threads)) {
                 return Err(ManifestError::Threads { index, got: model.threads });
             }
+            if !(limits::BATCH.0..=limits::BATCH.1).contains(&u64::from(model.batch.max)) {
+                return Err(ManifestError::BatchMax { index, got: model.batch.max });
+            }
+            if model.batch.wait_ms > limits::BATCH_WAIT_MS_MAX {
+                return Err(ManifestError::BatchWait { index, got: model.batch.wait_ms });
+            }
             sample::check(index, model)?;
         }
         Ok(())
@@ -263,6 +299,7 @@ mod tests {
                 encoding: Encoding::Onnx,
                 blob,
                 threads: 1,
+                batch: Batch::default(),
                 samples: Vec::new(),
             }],
             limits: Limits::default(),

@@ -69,6 +69,8 @@ pub struct Memory {
     by_kind: [AtomicU64; 4],
     /// What the process was seen to hold beside what is counted here.
     uncounted: AtomicU64,
+    /// How often there was not enough.
+    shortages: AtomicU64,
     parts: Mutex<HashMap<Key, Counted>>,
 }
 
@@ -85,6 +87,7 @@ impl Memory {
             used: AtomicU64::new(0),
             by_kind: Default::default(),
             uncounted: AtomicU64::new(0),
+            shortages: AtomicU64::new(0),
             parts: Mutex::default(),
         })
     }
@@ -111,6 +114,10 @@ impl Memory {
     /// What may still be taken.
     pub fn free(&self) -> u64 {
         self.budget.saturating_sub(self.used())
+    }
+    /// How often there was not enough, since the start.
+    pub fn shortages(&self) -> u64 {
+        self.shortages.load(Relaxed)
     }
     /// Sets what the kernel says beyond what is counted. It leaves less to take, and takes nothing back.
     pub fn observe_uncounted(&self, bytes: u64) {
@@ -216,6 +223,7 @@ impl Memory {
         match self.used.fetch_update(Relaxed, Relaxed, fits) {
             Ok(_) => Ok(()),
             Err(used) => {
+                self.shortages.fetch_add(1, Relaxed);
                 let free = limit.saturating_sub(used);
                 Err(Short::Now { needed: bytes, free, budget: self.budget })
             }

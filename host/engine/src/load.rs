@@ -304,6 +304,7 @@ impl Loader {
             memory_bytes: limits.model_memory_bytes.min(self.memory.memory().budget()),
             inference_ns: limits.inference_ms.saturating_mul(1_000_000),
             threads: model.threads.clamp(1, self.inference.slots_max),
+            batch: model.batch,
         }
     }
 

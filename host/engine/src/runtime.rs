@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use tokio::sync::Semaphore;
 use vesta_core::Digest;
@@ -111,6 +112,7 @@ impl Runtime {
             slots: InferenceSlots::new(slots),
             slots_max: config.inference_slots.max(1),
             memory: memory.clone(),
+            merged: AtomicU64::new(0),
         });
         let loader = Loader {
             engine,
@@ -239,6 +241,24 @@ impl Runtime {
         self.loader.code.discard(digest);
         self.loader.seals.forget(&self.loader.model_dir(digest));
         let _ = std::fs::remove_dir_all(self.loader.model_dir(digest));
+    }
+
+    /// Has each loaded model served in the form that pays by now. Called once a second or so, within a Tokio
+    /// runtime; `is_short` says that memory was refused to somebody since the last time.
+    pub fn review_models(&self, is_short: bool) {
+        for model in self.loader.loaded_models.all() {
+            model.review_form(is_short);
+        }
+    }
+
+    /// Loaded models whose weights are packed.
+    pub fn models_packed(&self) -> usize {
+        self.loader.loaded_models.all().iter().filter(|model| model.is_packed()).count()
+    }
+
+    /// Runs of models that were merged with others, since the start.
+    pub fn runs_merged(&self) -> u64 {
+        self.loader.inference.merged.load(Relaxed)
     }
 
     /// Runs of models that wait for a slot.

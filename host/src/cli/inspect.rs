@@ -182,6 +182,9 @@ fn describe(v: &VersionInfo) -> String {
         if model.threads > 1 {
             text += &format!(", {} threads", model.threads);
         }
+        if model.batch.max > 1 && model.batch.wait_ms > 0 {
+            text += &format!(", waits {} ms to be merged", model.batch.wait_ms);
+        }
         if !model.samples.is_empty() {
             text += &format!(", tried with samples of {} inputs", model.samples.len());
         }

@@ -320,6 +320,8 @@ impl From<ManifestError> for Problem {
             M::TooManyModels(_) => "models".into(),
             M::ModelName { index, .. } | M::ModelTwice { index, .. } => format!("models[{index}].name"),
             M::Threads { index, .. } => format!("models[{index}].threads"),
+            M::BatchMax { index, .. } => format!("models[{index}].batch.max"),
+            M::BatchWait { index, .. } => format!("models[{index}].batch.wait"),
             // Its text begins with the field.
             M::Sample(e) => e.to_string().split(": ").next().unwrap_or_default().to_owned(),
             M::EmptyBlob { field } => format!("{field}.size"),

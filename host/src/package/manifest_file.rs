@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use vesta_core::limits::{self, Limits};
-use vesta_core::manifest::{BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Scaling};
+use vesta_core::manifest::{Batch, BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Scaling};
 use vesta_core::sample::Sample;
 use vesta_core::{Digest, FunctionName};
 
@@ -43,6 +43,7 @@ pub struct ModelFile {
     pub file: PathBuf,
     pub encoding: Encoding,
     pub threads: u32,
+    pub batch: Batch,
     pub samples: Vec<Sample>,
     line: usize,
 }
@@ -87,6 +88,7 @@ impl ManifestFile {
             encoding: model.encoding,
             blob,
             threads: model.threads,
+            batch: model.batch,
             samples: model.samples.clone(),
         });
         PackageManifest {
@@ -182,15 +184,25 @@ fn read_model(document: &Document<'_>, mut section: Section<'_, '_>) -> Option<M
     };
     let threads = small(section.integer("threads", limits::THREADS), 1);
     let samples: Vec<_> = section.sections("sample").into_iter().map(read_sample).collect();
-    section.finish(&["name", "file", "encoding", "threads", "sample"]);
+    let batch = section.section("batch").map_or_else(Batch::default, read_batch);
+    section.finish(&["name", "file", "encoding", "threads", "batch", "sample"]);
     Some(ModelFile {
         name: name?,
         file: file?,
         encoding: encoding?,
         threads,
+        batch,
         samples: samples.into_iter().collect::<Option<_>>()?,
         line: document.line_of(&file_key),
     })
+}
+
+fn read_batch(mut section: Section<'_, '_>) -> Batch {
+    let default = Batch::default();
+    let max = small(section.integer("max", limits::BATCH), default.max);
+    let wait_ms = section.duration_ms("wait", (0, limits::BATCH_WAIT_MS_MAX)).unwrap_or(default.wait_ms);
+    section.finish(&["max", "wait"]);
+    Batch { max, wait_ms }
 }
 
 fn read_sample(mut section: Section<'_, '_>) -> Option<Sample> {

@@ -100,6 +100,12 @@ fn every_mistake_names_file_line_and_key() {
         ),
         (7, "thread = 2", "vesta.toml:7: models[0].thread: unknown key; the keys of [models[0]] are name,"),
         (7, "threads = 65", "vesta.toml:7: models[0].threads: 65 is out of bounds: 1 to 64"),
+        (7, "batch = { max = 0 }", "vesta.toml:7: models[0].batch.max: 0 is out of bounds: 1 to 256"),
+        (
+            7,
+            "batch = { wait = \"2s\" }",
+            "vesta.toml:7: models[0].batch.wait: \"2s\" is out of bounds: 0ms to 1s",
+        ),
         (7, "threads = 0", "vesta.toml:7: models[0].threads: 0 is out of bounds: 1 to 64"),
         (9, "memory = \"9TiB\"", "vesta.toml:9: limits.memory: \"9TiB\" is out of bounds: 1MiB to 4GiB"),
         (9, "memory = -5", "vesta.toml:9: limits.memory: -5 is out of bounds: 1MiB to 4GiB"),
@@ -153,10 +159,14 @@ fn with_sample(lines: &str) -> String {
 fn threads_and_samples_reach_the_manifest() {
     let second = "[[models.sample]]\ninput = \"y\"\nshape = []\nfill = 7";
     let text = with_sample(&format!("input = \"x\"\nshape = [1, 3]\nvalues = [1, -2.5, 0x10]\n{second}"));
-    let file = parse(&text.replace("[[models]]\n", "[[models]]\nthreads = 4\n")).expect("sound");
+    let file = parse(
+        &text.replace("[[models]]\n", "[[models]]\nthreads = 4\nbatch = { max = 2, wait = \"3ms\" }\n"),
+    )
+    .expect("sound");
     let blob = || BlobRef { digest: Digest::from_bytes([1; 32]), size: 1 };
     let model = &file.package(blob(), vec![blob()]).models[0];
     assert_eq!(model.threads, 4);
+    assert_eq!(model.batch, Batch { max: 2, wait_ms: 3 });
     let [x, y] = &model.samples[..] else { panic!("{model:?}") };
     assert_eq!((x.input.as_str(), &x.shape[..], x.fill), ("x", &[1, 3][..], None));
     assert_eq!(x.values.as_deref(), Some(&[1.0, -2.5, 16.0][..]));

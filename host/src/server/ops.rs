@@ -97,6 +97,8 @@ async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
         memory_refused: refused,
         inference_waiting: ops.runtime.runs_waiting() as i64,
         inference_workers: processes::workers() as i64,
+        runs_merged: ops.runtime.runs_merged(),
+        models_packed: ops.runtime.models_packed() as i64,
         journal_healthy: ops.journal.is_healthy(),
         ledger_lag_records: ops.settlement.pending(),
         ledger_lag_s: ops.settlement.lag(Instant::now()).as_secs_f64(),

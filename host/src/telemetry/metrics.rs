@@ -71,6 +71,10 @@ pub struct Readings {
     /// Runs of models that wait for a slot, and the processes that run models.
     pub inference_waiting: i64,
     pub inference_workers: i64,
+    /// Runs of models that were merged with others, since the start.
+    pub runs_merged: u64,
+    /// Loaded models whose weights are packed.
+    pub models_packed: i64,
     /// Whether usage records can be written.
     pub journal_healthy: bool,
     /// Records that the ledger lacks, and for how long the oldest of them waits.
@@ -174,6 +178,7 @@ impl Metrics {
             "Starts and invocations refused for want of memory",
             now.memory_refused,
         );
+        count("vesta_inference_merged", "Runs of models that were merged with others", now.runs_merged);
         for (name, help, value) in &now.books {
             count(name, help, *value);
         }
@@ -193,6 +198,11 @@ impl Metrics {
         gauge("vesta_functions_warming", "Functions that are being started", now.warming);
         gauge("vesta_inference_waiting", "Runs of models that wait for a slot", now.inference_waiting);
         gauge("vesta_inference_workers", "Processes that run models, spares included", now.inference_workers);
+        gauge(
+            "vesta_models_packed",
+            "Loaded models whose weights are packed for faster runs",
+            now.models_packed,
+        );
         let lag = i64::try_from(now.ledger_lag_records).unwrap_or(i64::MAX);
         gauge("vesta_ledger_lag_records", "Records in the journal that the ledger lacks", lag);
         gauge(

@@ -13,8 +13,8 @@ use std::sync::{Mutex, PoisonError};
 use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
 use vesta_nn::{
-    Backend, Graph, ModelLimits, PrepareError, PreparedFiles, Rten, RunError, Tensor, TensorType, TensorView,
-    prepare,
+    Backend, Form, Graph, ModelLimits, PrepareError, PreparedFiles, Rten, RunError, Tensor, TensorType,
+    TensorView, prepare,
 };
 
 /// What came of a case.
@@ -93,7 +93,7 @@ pub fn one(seed: u64, dir: &Path, show: bool) -> Result<Outcome> {
         }
         Ok(Ok(info)) => say(format!("prepared: {:?}, trial {:?}", info.signature, info.dry_run)),
     }
-    let graph = match PreparedFiles::open(&prepared).and_then(|files| Rten.load(files)) {
+    let graph = match PreparedFiles::open(&prepared).and_then(|files| Rten.load(files, Form::Mapped)) {
         Ok(graph) => graph,
         Err(error) => return Ok(refused(format!("load {}", variant(&error)))),
     };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use vesta_nn::{
-    Backend, Graph, LoadError, Output, PreparedFiles, ReadAhead, Rten, RunError, RunOutput, Signature,
+    Backend, Form, Graph, LoadError, Output, PreparedFiles, ReadAhead, Rten, RunError, RunOutput, Signature,
     Tensor, TensorView,
 };
 
@@ -41,8 +41,8 @@ impl Backend for Crashing {
     fn name(&self) -> &'static str {
         Rten.name()
     }
-    fn load(&self, files: PreparedFiles) -> Result<Arc<dyn Graph>, LoadError> {
-        let inner = Rten.load(files)?;
+    fn load(&self, files: PreparedFiles, form: Form) -> Result<Arc<dyn Graph>, LoadError> {
+        let inner = Rten.load(files, form)?;
         match self.0 {
             When::Load => crash(),
             when => Ok(Arc::new(CrashingGraph { inner, when, runs: AtomicU32::new(0) })),

@@ -5,7 +5,7 @@ use crate::attempts;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vesta_nn::{
-    Backend, Graph, LoadError, Output, PreparedFiles, ReadAhead, Rten, RunError, RunOutput, Signature,
+    Backend, Form, Graph, LoadError, Output, PreparedFiles, ReadAhead, Rten, RunError, RunOutput, Signature,
     Tensor, TensorType, TensorView,
 };
 
@@ -30,8 +30,12 @@ impl Backend for TakenOver {
     fn name(&self) -> &'static str {
         Rten.name()
     }
-    fn load(&self, files: PreparedFiles) -> Result<Arc<dyn Graph>, LoadError> {
-        Ok(Arc::new(TakenOverGraph { inner: Rten.load(files)?, dir: self.dir.clone(), host: self.host }))
+    fn load(&self, files: PreparedFiles, form: Form) -> Result<Arc<dyn Graph>, LoadError> {
+        Ok(Arc::new(TakenOverGraph {
+            inner: Rten.load(files, form)?,
+            dir: self.dir.clone(),
+            host: self.host,
+        }))
     }
     fn on_threads(&self, threads: usize, work: &mut (dyn FnMut() + Send)) {
         Rten.on_threads(threads, work);

@@ -165,6 +165,8 @@ impl<L: Resident> Fleet<L> {
         let mut result = self.memory.reserve(parts);
         for _ in 0..ROUNDS_MAX {
             let Err(Short::Now { .. }) = result else { break };
+            // The caller of `due` may know what else can go.
+            (self.wake)();
             let may_go = {
                 let function = slot.lock();
                 match function.wanted() {
@@ -193,6 +195,9 @@ impl<L: Resident> Fleet<L> {
         last_resort: impl FnOnce() -> bool,
     ) -> Result<(), Short> {
         let mut result = taken.grow(more);
+        if result.is_err() {
+            (self.wake)();
+        }
         for _ in 0..ROUNDS_MAX {
             if result.is_ok() || !self.make_room(now, &[], more, MayGo::All) {
                 break;

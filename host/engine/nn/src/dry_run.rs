@@ -6,8 +6,8 @@ use crate::guess::Guesses;
 use crate::onnx::ModelProto;
 use crate::worker::STACK_BYTES;
 use crate::{
-    Backend, DryRun, GRAPH_FILE, Graph, LoadError, ModelLimits, Port, PrepareError, PreparedFiles, Rten,
-    Signature, Tensor, samples,
+    Backend, Batching, DryRun, Form, GRAPH_FILE, Graph, LoadError, ModelLimits, PackedForm, Port,
+    PrepareError, PreparedFiles, Rten, Signature, Tensor, batching, packed, samples,
 };
 use prost::Message;
 use std::io;
@@ -16,13 +16,20 @@ use std::thread;
 use std::time::Instant;
 use vesta_core::sample::Sample;
 
+/// What a trial found.
+pub struct Trial {
+    pub dry_run: DryRun,
+    pub packed: Option<PackedForm>,
+    pub batching: Option<Batching>,
+}
+
 /// Loads a prepared directory and runs it, on a stack as large as those of a worker.
 pub fn run(
     dir: &Path,
     signature: &Signature,
     samples: &[Sample],
     limits: &ModelLimits,
-) -> Result<DryRun, PrepareError> {
+) -> Result<Trial, PrepareError> {
     let trial = || trial(dir, signature, samples, limits);
     thread::scope(|scope| {
         let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, trial);
@@ -36,23 +43,31 @@ fn trial(
     signature: &Signature,
     samples: &[Sample],
     limits: &ModelLimits,
-) -> Result<DryRun, PrepareError> {
+) -> Result<Trial, PrepareError> {
     let given = samples::tensors(signature, samples)?;
     let start = Instant::now();
-    let graph = PreparedFiles::open(dir).and_then(|files| Rten.load(files)).map_err(|e| match e {
-        LoadError::Engine(reason) => PrepareError::Engine(reason),
-        other => PrepareError::Engine(other.to_string()),
-    })?;
+    let graph =
+        PreparedFiles::open(dir).and_then(|files| Rten.load(files, Form::Mapped)).map_err(|e| match e {
+            LoadError::Engine(reason) => PrepareError::Engine(reason),
+            other => PrepareError::Engine(other.to_string()),
+        })?;
     let load_ms = milliseconds(start);
     let guessed = is_guessed(signature, &given);
     let sampled = given.iter().any(Option::is_some);
     let prepared =
         read_graph(dir).map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
-    let guesses = Guesses::of(prepared.graph.as_ref().unwrap_or(&Default::default()), signature);
+    let of = prepared.graph.unwrap_or_default();
+    let guesses = Guesses::of(&of, signature);
     let mut first = None;
     for inputs in guesses.each(&given, limits.trial_bytes_max) {
-        match one(graph.as_ref(), inputs) {
-            Ok(trial) => return Ok(DryRun { load_ms, guessed, sampled, ..trial }),
+        match one(graph.as_ref(), inputs.clone()) {
+            Ok((dry_run, outputs)) => {
+                let dry_run = DryRun { load_ms, guessed, sampled, ..dry_run };
+                let (graph, took) = (graph.as_ref(), dry_run.cpu_ms);
+                let packed = packed::measure(dir, graph, &inputs, &outputs, took);
+                let batching = batching::measure(&of, signature, graph, &inputs, took);
+                return Ok(Trial { dry_run, packed, batching });
+            }
             Err((inputs, reason)) if !guessed => return Err(PrepareError::DryRun { inputs, reason }),
             Err(failure) => first = first.or(Some(failure)),
         }
@@ -68,20 +83,26 @@ fn read_graph(dir: &Path) -> io::Result<ModelProto> {
     ModelProto::decode(&bytes[..]).map_err(io::Error::other)
 }
 
+/// What a run took, and what it gave.
+type Ran = (DryRun, Vec<(String, Tensor)>);
+
 /// Runs once; where that fails, gives the inputs and the reason.
-fn one(graph: &dyn Graph, inputs: Vec<(String, Tensor)>) -> Result<DryRun, (String, String)> {
+fn one(graph: &dyn Graph, inputs: Vec<(String, Tensor)>) -> Result<Ran, (String, String)> {
     let text: Vec<String> = inputs.iter().map(|(name, t)| format!("{name} {:?}", t.shape)).collect();
     let inputs_text = text.join(", ");
     let start = Instant::now();
     match graph.run(inputs) {
-        Ok(run) => Ok(DryRun {
-            load_ms: 0.0,
-            ms: milliseconds(start),
-            cpu_ms: run.cpu_ns as f64 / 1e6,
-            inputs: inputs_text,
-            guessed: false,
-            sampled: false,
-        }),
+        Ok(run) => {
+            let dry_run = DryRun {
+                load_ms: 0.0,
+                ms: milliseconds(start),
+                cpu_ms: run.cpu_ns as f64 / 1e6,
+                inputs: inputs_text,
+                guessed: false,
+                sampled: false,
+            };
+            Ok((dry_run, run.outputs))
+        }
         Err(e) => Err((inputs_text, e.to_string())),
     }
 }

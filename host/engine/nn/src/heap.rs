@@ -30,6 +30,14 @@ pub fn let_go() {
     glibc::let_go();
 }
 
+/// Bytes that are allocated at the moment; `None` where the allocator does not tell.
+pub fn in_use() -> Option<u64> {
+    #[cfg(target_env = "gnu")]
+    return Some(glibc::in_use());
+    #[cfg(not(target_env = "gnu"))]
+    None
+}
+
 #[cfg(target_env = "gnu")]
 mod glibc {
     use super::THREAD;
@@ -54,6 +62,13 @@ mod glibc {
         unsafe {
             libc::mallopt(option, value);
         }
+    }
+
+    pub fn in_use() -> u64 {
+        // SAFETY: reads numbers of the allocator, under its own locks.
+        #[allow(unsafe_code)]
+        let numbers = unsafe { libc::mallinfo2() };
+        numbers.uordblks.saturating_add(numbers.hblkhd) as u64
     }
 
     pub fn keep() {

@@ -33,6 +33,12 @@ pub struct ModelInfo {
     pub lookups: Vec<Lookup>,
     /// Absent until it has run.
     pub dry_run: Option<DryRun>,
+    /// What packed weights would gain; absent where they gain nothing.
+    #[serde(default)]
+    pub packed: Option<PackedForm>,
+    /// What runs merged into one would gain; absent where they may not be merged, or gain nothing.
+    #[serde(default)]
+    pub batching: Option<Batching>,
     /// What the preparation changed or noticed, for people.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -64,6 +70,27 @@ pub struct DryRun {
     /// Whether samples gave inputs.
     #[serde(default)]
     pub sampled: bool,
+}
+
+/// A model with packed weights ([`crate::Form::Packed`]), beside the mapped form, as the trial at deploy
+/// measured both.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PackedForm {
+    /// CPU time that a run saves, in milliseconds.
+    pub saved_cpu_ms: f64,
+    /// CPU time of loading it, in milliseconds.
+    pub load_cpu_ms: f64,
+    /// Memory that it takes beside the mapped form, in bytes.
+    pub bytes: u64,
+}
+
+/// Runs of a model merged into one, as the trial at deploy measured it: each row came out as by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Batching {
+    /// The part of the CPU time that four rows in one run save over four runs.
+    pub saved: f64,
+    /// Elements of all inputs of the row that was tried: much longer rows gain less.
+    pub row_elements: u64,
 }
 
 /// Bounds on what [`crate::prepare()`] takes.

@@ -5,6 +5,7 @@
 //! its files; [`Graph::compute`] computes. The host does neither: a [`worker`] does, a process for each
 //! model.
 
+mod batching;
 mod check;
 pub mod confine;
 mod convert;
@@ -18,6 +19,7 @@ mod info;
 mod mapped;
 pub mod onnx;
 mod order;
+mod packed;
 mod prepare;
 mod quirks;
 mod rten;
@@ -29,11 +31,12 @@ mod wire;
 pub mod worker;
 
 pub use error::{LoadError, PrepareError, RunError};
-pub use info::{DryRun, Lookup, ModelInfo, ModelLimits};
+pub use info::{Batching, DryRun, Lookup, ModelInfo, ModelLimits, PackedForm};
 pub use prepare::{compat, prepare, try_prepared};
 pub use rten::{ENVIRONMENT, Rten};
 pub use tensor::{Port, Signature, Tensor, TensorError, TensorType, bytes as bytes_of};
 
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -144,13 +147,24 @@ impl PreparedFiles {
     }
 }
 
+/// In which form an engine has a model's weights in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// As they are in the prepared file, which is mapped: loaded at once, and no memory beside it.
+    #[default]
+    Mapped,
+    /// Also in the layout in which the engine's kernels read them: private memory, and faster runs.
+    Packed,
+}
+
 /// An inference engine.
 pub trait Backend: Send + Sync {
     /// The name in [`ModelInfo::backend`].
     fn name(&self) -> &'static str;
 
     /// Loads what [`prepare()`] wrote. The files must stay unchanged as long as the graph lives.
-    fn load(&self, files: PreparedFiles) -> Result<Arc<dyn Graph>, LoadError>;
+    fn load(&self, files: PreparedFiles, form: Form) -> Result<Arc<dyn Graph>, LoadError>;
 
     /// Calls `work` on a thread of the engine's own with `threads` of them; runs within it compute on these,
     /// and on the calling one alone where there is one. Blocks until `work` returns.

@@ -87,11 +87,14 @@ pub fn prepare(
         table_bytes: weights.table_bytes,
         lookups: weights.lookups,
         dry_run: None,
+        packed: None,
+        batching: None,
         notes,
     };
     // The trial loads the directory as any later load does, so the description has to be there.
     write_info(out_dir, &info)?;
-    info.dry_run = Some(dry_run::run(out_dir, &info.signature, samples, limits)?);
+    let trial = dry_run::run(out_dir, &info.signature, samples, limits)?;
+    (info.dry_run, info.packed, info.batching) = (Some(trial.dry_run), trial.packed, trial.batching);
     write_info(out_dir, &info)?;
     Ok(info)
 }
@@ -104,8 +107,8 @@ pub fn try_prepared(dir: &Path, samples: &[Sample], limits: &ModelLimits) -> Res
     let unreadable = |source| PrepareError::Io { action: "read the prepared model", source };
     let file = File::open(dir.join(INFO_FILE)).map_err(unreadable)?;
     let info = read_info(&file).map_err(|e| unreadable(std::io::Error::other(e)))?;
-    let dry_run = Some(dry_run::run(dir, &info.signature, samples, limits)?);
-    Ok(ModelInfo { dry_run, ..info })
+    let trial = dry_run::run(dir, &info.signature, samples, limits)?;
+    Ok(ModelInfo { dry_run: Some(trial.dry_run), ..info })
 }
 
 fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {

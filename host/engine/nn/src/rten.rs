@@ -6,7 +6,7 @@ use crate::mapped::{MappedWeights, bytes_in};
 use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::prepare::read_info;
 use crate::{
-    Backend, GRAPH_FILE, Graph, LoadError, Output, Port, PreparedFiles, ReadAhead, RunError, RunOutput,
+    Backend, Form, GRAPH_FILE, Graph, LoadError, Output, Port, PreparedFiles, ReadAhead, RunError, RunOutput,
     Signature, Tensor, TensorType, TensorView, WEIGHTS_FILE,
 };
 use ::rten::{DataType, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType, thread_pool};
@@ -31,11 +31,11 @@ pub const ENVIRONMENT: (&str, &str) = ("RTEN_NUM_THREADS", "1");
 /// Measured on prepared directories, optimiser off / on: MiniLM loads in 0.33 / 1.5 ms and runs in 19.8 /
 /// 19.8 ms at 64 tokens, magika loads in 0.18 / 0.59 ms and runs in 10.1 / 10.1 ms (best of 25 on a busy
 /// machine; medians of loads). What it would fuse is a small part of a run, and it computes constants on
-/// threads that nobody meters. Prepacked weights save MiniLM 4 ms a run, but cost 22 ms a load and a private
-/// copy of all weights.
-fn options() -> ModelOptions {
+/// threads that nobody meters. Packed weights save MiniLM 4 ms a run, but cost 22 ms a load and a private
+/// copy of the weights.
+fn options(form: Form) -> ModelOptions {
     let mut options = ModelOptions::with_all_ops();
-    options.enable_optimization(false);
+    options.enable_optimization(false).prepack_weights(form == Form::Packed);
     options
 }
 
@@ -44,7 +44,7 @@ impl Backend for Rten {
         NAME
     }
 
-    fn load(&self, files: PreparedFiles) -> Result<Arc<dyn Graph>, LoadError> {
+    fn load(&self, files: PreparedFiles, form: Form) -> Result<Arc<dyn Graph>, LoadError> {
         let info = read_info(&files.info)?;
         let failed = |what: &str| {
             let what = what.to_owned();
@@ -57,7 +57,7 @@ impl Backend for Rten {
         // model leaves it but copies.
         #[allow(unsafe_code)]
         let bytes: &'static [u8] = unsafe { std::mem::transmute(weights.bytes()) };
-        let model = guarded(|| options().external_data_static(WEIGHTS_FILE, bytes).load(graph))
+        let model = guarded(|| options(form).external_data_static(WEIGHTS_FILE, bytes).load(graph))
             .map_err(LoadError::Engine)?
             .map_err(|e| LoadError::Engine(e.to_string()))?;
         let resident = info.weights_bytes + info.graph_bytes;
@@ -229,7 +229,7 @@ pub fn knows_operator(domain: &str, op: &str) -> bool {
         ..ModelProto::default()
     };
     // Known operators fail too, for want of attributes; only the message tells.
-    let refusal = guarded(|| options().load(model.encode_to_vec()).err().map(|e| e.to_string()));
+    let refusal = guarded(|| options(Form::Mapped).load(model.encode_to_vec()).err().map(|e| e.to_string()));
     !matches!(refusal, Ok(Some(message)) if message.contains("operator not supported"))
 }
 

@@ -193,6 +193,8 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
             return self.refuse(errors::ErrorCode::Security, "models are there in requests only");
         };
         let call = Call {
+            rows: 1,
+            others: &[],
             tenant,
             inputs: &named,
             outputs_max: self.ctx.tensor_bytes_max.saturating_sub(self.ctx.tensor_bytes),

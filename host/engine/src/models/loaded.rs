@@ -27,6 +27,14 @@ impl LoadedModels {
         places.entry((dir.to_path_buf(), settings)).or_default().clone()
     }
 
+    /// All that are loaded.
+    pub fn all(&self) -> Vec<Arc<Model>> {
+        let places: Vec<_> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        // One that is being loaded has its place locked, and is not loaded yet.
+        places.iter().filter_map(|place| place.try_lock().ok()?.upgrade()).collect()
+    }
+
     /// Its files were made anew: whoever loads the model from now on maps those, and not what others may
     /// still have of the old.
     pub fn forget(&self, dir: &Path) {

@@ -1,5 +1,7 @@
 //! Models: by the names that a function has for them, in worker processes, behind the inference slots.
 
+mod batch;
+mod forms;
 mod loaded;
 mod model;
 mod run;

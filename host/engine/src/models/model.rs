@@ -1,14 +1,16 @@
 //! A loaded model: its worker, which may end and be followed by another, and the runs in it.
 
+use super::batch::Queue;
+use super::forms::Forms;
 use super::slots::InferenceSlots;
-use super::worker::{Death, SOON_MAX, Settings, StartError, Stock, Worker};
-use std::path::PathBuf;
+use super::worker::{Death, Loading, SOON_MAX, Settings, StartError, Stock, Worker};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use vesta_core::memory::Grant;
-use vesta_nn::{LoadError, PreparedFiles};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use vesta_core::memory::{Grant, Taken};
+use vesta_nn::{Form, LoadError, PreparedFiles};
 
 /// Deaths of a model's workers, with no run answered in between, after which the model is set aside.
 const DEATHS_MAX: u32 = 5;
@@ -33,6 +35,8 @@ pub(crate) struct Inference {
     /// How many runs there may be at once.
     pub slots_max: u32,
     pub memory: Arc<dyn Grant>,
+    /// Runs that were merged with others, since the start.
+    pub merged: AtomicU64,
 }
 
 /// A loaded model. The worker ends with the last reference.
@@ -43,7 +47,7 @@ pub(crate) struct Model {
     resident: u64,
     worker: Mutex<Option<Arc<Worker>>>,
     /// Held while a worker is started, so that all who wait for it start one.
-    starting: Arc<tokio::sync::Mutex<()>>,
+    pub(super) starting: Arc<tokio::sync::Mutex<()>>,
     /// Where several threads compute a run, one run at a time: the process's clock is that of the run.
     alone: Option<Arc<Semaphore>>,
     health: Mutex<Health>,
@@ -51,6 +55,10 @@ pub(crate) struct Model {
     run_cpu_ns: AtomicU64,
     run_wall_ns: AtomicU64,
     run_wall_least_ns: AtomicU64,
+    /// Runs answered so far.
+    answered: AtomicU64,
+    pub(super) forms: Mutex<Forms>,
+    pub(super) batches: Queue,
 }
 
 /// What is known of a model's runs before one begins, in nanoseconds.
@@ -122,6 +130,9 @@ impl Model {
             run_cpu_ns: AtomicU64::new(0),
             run_wall_ns: AtomicU64::new(0),
             run_wall_least_ns: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            forms: Mutex::new(Forms::default()),
+            batches: Queue::default(),
         };
         Ok((Arc::new(model), cpu_ns))
     }
@@ -129,6 +140,24 @@ impl Model {
     /// Size of the prepared files, in bytes: of the weights, which are mapped, and of the graph.
     pub fn resident_bytes(&self) -> u64 {
         self.resident
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Runs answered so far.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered.load(Relaxed)
+    }
+
+    /// The form in which a worker serves at the moment; `None` where none does.
+    pub(super) fn form(&self) -> Option<Form> {
+        self.current().as_ref().filter(|worker| worker.is_serving()).map(|worker| worker.form())
+    }
+
+    pub fn is_packed(&self) -> bool {
+        self.form() == Some(Form::Packed)
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Arc<Worker>>> {
@@ -161,6 +190,7 @@ impl Model {
 
     pub(super) fn has_answered(&self, cpu_ns: u64, wall_ns: u64) {
         self.health().answered();
+        self.answered.fetch_add(1, Relaxed);
         // Two runs that end at once may leave out one of them: these are estimates.
         for (average, last_ns) in [(&self.run_cpu_ns, cpu_ns), (&self.run_wall_ns, wall_ns)] {
             let before = average.load(Relaxed);
@@ -217,21 +247,38 @@ impl Model {
         if let Some((ended, death)) = ended.and_then(|worker| Some((worker.clone(), worker.fate()?))) {
             self.has_died(&ended, &death);
         }
-        let model = self.clone();
-        // Goes on where its caller goes away: the next one finds the worker.
-        let started = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let files = open(&model.dir)?;
-            let lanes = if model.settings.threads > 1 { 1 } else { model.inference.slots_max };
-            let (worker, _) = start(&model.inference.stock, &files, model.settings, lanes)?;
-            *model.current() = Some(worker.clone());
-            Ok::<_, StartError>(worker)
-        });
-        let started = started.await.unwrap_or_else(|_| Err(StartError::Died("its start broke off".into())));
+        let started = self.clone().start_another(turn, None).await;
         if let Err(StartError::Died(how)) = &started {
             self.health().died(format!("it ended while it loaded the model ({how})"), Instant::now());
         }
         started
+    }
+}
+
+impl Model {
+    /// Starts a worker that takes the place of the one that there is: runs under way end in that one. With memory for packed
+    /// weights, it loads the packed form.
+    pub(super) async fn start_another(
+        self: Arc<Self>,
+        turn: OwnedMutexGuard<()>,
+        packed: Option<Taken>,
+    ) -> Result<Arc<Worker>, StartError> {
+        // Goes on where its caller goes away: the next one finds the worker.
+        let started = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let files = open(&self.dir)?;
+            let lanes = if self.settings.threads > 1 { 1 } else { self.inference.slots_max };
+            let (worker, _) = match packed {
+                None => start(&self.inference.stock, &files, self.settings, lanes)?,
+                Some(held) => {
+                    let form = Loading::Packed(held);
+                    Worker::start(&self.inference.stock, &files, self.settings, lanes, form)?
+                }
+            };
+            *self.current() = Some(worker.clone());
+            Ok(worker)
+        });
+        started.await.unwrap_or_else(|_| Err(StartError::Died("its start broke off".into())))
     }
 }
 
@@ -245,7 +292,7 @@ fn start(
     let mut tries = STARTS_MAX;
     loop {
         tries -= 1;
-        match Worker::start(stock, files, settings, lanes) {
+        match Worker::start(stock, files, settings, lanes, Loading::Mapped) {
             Err(StartError::Killed) if tries > 0 => {}
             started => return started,
         }

@@ -40,6 +40,17 @@ pub(crate) struct Call<'a> {
     pub deadline: Instant,
     /// What keeps the function's models on the host's books.
     pub held: &'a Option<Arc<Reservation>>,
+    /// The rows of the inputs for which `meter` pays, and who pays for the others; none where the run is not
+    /// merged of several.
+    pub rows: u32,
+    pub others: &'a [Payer],
+}
+
+/// Whose bill pays for so many rows of a run.
+#[derive(Clone)]
+pub(crate) struct Payer {
+    pub meter: Arc<Meter>,
+    pub rows: u32,
 }
 
 /// Why an inference gave no answer.
@@ -73,15 +84,21 @@ impl Model {
         if let Some((retry_after, why)) = self.set_aside() {
             return Err(InferenceError::SetAside { why, retry_after });
         }
+        if let Some(result) = self.run_merged(&call).await {
+            return result;
+        }
         let queued = Queued::new(call.meter);
         let place = Place { slot: None, _turn: self.alone().await };
         drop(queued);
-        Run::new(self.clone(), place, call.held.clone()).answer(&call).await
+        Run::new(self.clone(), place, call.held.clone()).answer(&call, None).await
     }
 
     /// A worker that serves, and a slot for a run in it. One that has ended is replaced while no slot is
     /// held, so that nobody else waits for that.
-    async fn place(self: &Arc<Self>, call: &Call<'_>) -> Result<(Arc<Worker>, Slot), InferenceError> {
+    pub(super) async fn place(
+        self: &Arc<Self>,
+        call: &Call<'_>,
+    ) -> Result<(Arc<Worker>, Slot), InferenceError> {
         let _queued = Queued::new(call.meter);
         loop {
             let worker = self.worker().await?;
@@ -150,9 +167,7 @@ pub(super) struct Place {
 /// A run that a worker computes.
 struct UnderWay {
     lane: LaneInUse,
-    meter: Arc<Meter>,
-    /// For how long it holds its memory is told by the run's CPU time.
-    _away: Away,
+    payers: Payers,
     begun: Instant,
     deadline: Instant,
     /// CPU time of the worker when it began, and what was billed of it then; in nanoseconds.
@@ -168,13 +183,23 @@ impl Run {
         Run { under_way: None, place, is_abandoned: false, model, held }
     }
 
-    /// Runs, and again where the worker ended under it through no fault of the run.
-    pub async fn answer(mut self, call: &Call<'_>) -> Result<Vec<(String, Tensor)>, InferenceError> {
+    /// Runs, and again where the worker ended under it through no fault of the run. `place` is where it begins, if
+    /// it has a place already.
+    pub async fn answer(
+        mut self,
+        call: &Call<'_>,
+        mut place: Option<(Arc<Worker>, Slot)>,
+    ) -> Result<Vec<(String, Tensor)>, InferenceError> {
         let (mut crashes, mut kills) = (0, 0);
         loop {
-            let (worker, slot) = self.model.place(call).await?;
+            let (worker, slot) = match place.take() {
+                Some(place) => place,
+                None => self.model.place(call).await?,
+            };
             self.place.slot = Some(slot);
-            let (soon, since) = (self.model.is_soon_done(), Instant::now());
+            // Where the run is merged, no guest's thread is here to wait.
+            let soon = call.others.is_empty() && self.model.is_soon_done();
+            let since = Instant::now();
             let begun = self.begin(worker.clone(), call);
             let ended = match begun {
                 Ok(()) => self.watch(call.outputs_max, soon).await,
@@ -182,7 +207,9 @@ impl Run {
             };
             let death = match ended {
                 Ok(answered) => {
-                    self.bill(Some(answered.spent));
+                    // Each of a merged run that failed runs by itself, and pays for that.
+                    let is_paid = call.others.is_empty() || answered.result.is_ok();
+                    self.bill(Some(answered.spent), is_paid);
                     if soon && call.meter.waited(since.elapsed()) {
                         let_others_run(call.meter.clone()).await;
                     }
@@ -220,7 +247,11 @@ impl Run {
                 }
                 continue;
             }
-            self.bill_the_dead(&death);
+            if call.others.is_empty() {
+                self.bill_the_dead(&death);
+            } else {
+                self.unbilled();
+            }
             return Err(match death {
                 Death::Memory => InferenceError::Memory(self.model.settings.memory_bytes),
                 Death::InferenceLimit => InferenceError::Limit(self.model.settings.inference_ns),
@@ -245,11 +276,10 @@ impl Run {
             return Err(e);
         }
         // From here on it is billed, whoever still waits for it: the bill waits for this mark.
-        call.meter.begin_beside();
+        let payers = Payers::of(call);
         self.under_way = Some(UnderWay {
             lane,
-            meter: call.meter.clone(),
-            _away: call.meter.away(),
+            payers,
             begun: Instant::now(),
             deadline: call.deadline,
             worker_cpu_ns,
@@ -263,6 +293,9 @@ impl Run {
     /// expected `soon`, this thread waits at first.
     async fn watch(&mut self, outputs_max: u64, mut soon: bool) -> Result<Answered, LaneError> {
         let limit_ns = self.model.settings.inference_ns;
+        // A merged run is several.
+        let runs = self.under_way.as_ref().map_or(1, |run| run.payers.0.len() as u64);
+        let limit_ns = limit_ns.saturating_mul(runs);
         let memory = self.model.inference.memory.clone();
         let Some(run) = &mut self.under_way else { return Err(LaneError::Gone) };
         // CPU time is no more than wall time on each thread, so nothing has to be looked at before.
@@ -273,7 +306,7 @@ impl Run {
         loop {
             tokio::select! {
                 biased;
-                answered = run.lane.lane()?.answer(outputs_max, &memory, &run.meter, take(&mut soon)) => return answered,
+                answered = run.lane.lane()?.answer(outputs_max, &memory, run.payers.first(), take(&mut soon)) => return answered,
                 () = sleep_until(look.into()) => {}
             }
             let used_ns = run.cpu_ns(self.model.settings.threads);
@@ -289,10 +322,10 @@ impl Run {
         }
     }
 
-    /// The run has ended: it is billed what it took, and its place is free. `said` is the worker's word;
-    /// without it, the kernel's counts.
-    fn bill(&mut self, said: Option<Spent>) {
-        let Some(run) = self.under_way.take() else { return };
+    /// The run has ended: it is billed what it took, if it `is_paid`, and its place is free. `said` is the worker's
+    /// word; without it, the kernel's counts.
+    fn bill(&mut self, said: Option<Spent>, is_paid: bool) {
+        let Some(mut run) = self.under_way.take() else { return };
         let wall_ns = run.begun.elapsed().as_nanos() as u64;
         let most = self.model.settings.memory_bytes;
         let (cpu_ns, memory_bytes) = match said {
@@ -300,16 +333,19 @@ impl Run {
             // Of a worker that ended by itself nobody knows what it held.
             None => (run.cpu_of_the_dead_ns(), run.ended_at.map_or(0, |(_, bytes)| bytes)),
         };
-        let cpu_ns = run.lane.worker().believed(cpu_ns);
-        run.meter.inference_ran(cpu_ns, wall_ns, self.model.settings.threads);
-        run.meter.model_memory_is(memory_bytes.min(most));
-        run.meter.end_beside();
+        let took_ns = cpu_ns;
+        let cpu_ns = if is_paid { run.lane.worker().believed(cpu_ns) } else { 0 };
+        if is_paid {
+            run.payers.pay(cpu_ns, wall_ns, memory_bytes.min(most), self.model.settings.threads);
+        }
         if said.is_some() {
-            self.model.has_answered(cpu_ns, wall_ns);
+            let runs = run.payers.0.len().max(1) as u64;
+            self.model.has_answered(took_ns / runs, wall_ns / runs);
             run.lane.give_back();
         }
+        drop(run.payers);
         if let Some(slot) = take(&mut self.place).slot {
-            slot.ended(cpu_ns);
+            slot.ended(took_ns);
         }
     }
 
@@ -318,14 +354,57 @@ impl Run {
         let is_mine = self.under_way.as_ref().is_some_and(|run| run.ended_at.is_some());
         match death {
             Death::InferenceLimit | Death::Abandoned | Death::Killed if !is_mine => self.unbilled(),
-            _ => self.bill(None),
+            _ => self.bill(None, true),
         }
     }
 
     /// The run was cut off: nobody pays for it.
     fn unbilled(&mut self) {
-        if let Some(run) = self.under_way.take() {
-            run.meter.end_beside();
+        self.under_way = None;
+    }
+}
+
+/// Those who pay for a run. Their bills wait for it as long as this lives.
+struct Payers(Vec<(Payer, Away)>);
+
+impl Payers {
+    fn of(call: &Call<'_>) -> Payers {
+        let first = Payer { meter: call.meter.clone(), rows: call.rows };
+        let all = std::iter::once(&first).chain(call.others);
+        // For how long each holds its memory is told by the run's CPU time.
+        let pays = |payer: &Payer| {
+            payer.meter.begin_beside();
+            (payer.clone(), payer.meter.away())
+        };
+        Payers(all.map(pays).collect())
+    }
+
+    /// The one whose call it was; of a merged run, of the one that got the slot.
+    fn first(&self) -> &Arc<Meter> {
+        &self.0[0].0.meter
+    }
+
+    /// Each pays for its rows. The parts are whole and make up the sum: what is left over is the first one's.
+    fn pay(&mut self, cpu_ns: u64, wall_ns: u64, memory_bytes: u64, threads: u32) {
+        let rows: u64 = self.0.iter().map(|(payer, _)| u64::from(payer.rows)).sum();
+        let part = |all: u64, of: &Payer| match rows {
+            0 => all,
+            rows => (u128::from(all) * u128::from(of.rows) / u128::from(rows)) as u64,
+        };
+        let whole: u64 = self.0.iter().map(|(payer, _)| part(cpu_ns, payer)).sum();
+        let mut left_over = cpu_ns - whole.min(cpu_ns);
+        for (payer, _) in &self.0 {
+            let cpu_ns = part(cpu_ns, payer) + take(&mut left_over);
+            payer.meter.inference_ran(cpu_ns, wall_ns, threads);
+            payer.meter.model_memory_is(part(memory_bytes, payer));
+        }
+    }
+}
+
+impl Drop for Payers {
+    fn drop(&mut self) {
+        for (payer, _) in &self.0 {
+            payer.meter.end_beside();
         }
     }
 }
@@ -404,13 +483,13 @@ impl Run {
         };
         worker.abandoned_ended();
         match answered {
-            Ok(answered) => self.bill(Some(answered.spent)),
+            Ok(answered) => self.bill(Some(answered.spent), true),
             Err(_) => {
                 let death = worker.death_within(DEATH_MAX).await;
                 self.model.has_died(&worker, &death);
                 match death {
                     // Nobody waited for any of the runs in it: each pays for itself.
-                    Death::Abandoned => self.bill(None),
+                    Death::Abandoned => self.bill(None, true),
                     _ => self.bill_the_dead(&death),
                 }
             }

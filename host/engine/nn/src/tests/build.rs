@@ -2,8 +2,8 @@
 
 use crate::onnx::*;
 use crate::{
-    Backend, Graph, LoadError, ModelInfo, ModelLimits, PrepareError, PreparedFiles, Rten, Tensor, TensorType,
-    prepare,
+    Backend, Form, Graph, LoadError, ModelInfo, ModelLimits, PrepareError, PreparedFiles, Rten, Tensor,
+    TensorType, prepare,
 };
 use prost::Message;
 use std::path::Path;
@@ -135,5 +135,5 @@ pub fn as_f32s(tensor: &Tensor) -> Vec<f32> {
 
 /// Loads a prepared directory.
 pub fn load(dir: &Path) -> Result<Arc<dyn Graph>, LoadError> {
-    Rten.load(PreparedFiles::open(dir)?)
+    Rten.load(PreparedFiles::open(dir)?, Form::Mapped)
 }

@@ -49,7 +49,7 @@ fn a_message_that_was_changed_at_random_is_read_or_is_no_message() {
         sample(postcard::to_allocvec(&Reply::Space { bytes: u64::MAX })),
         sample(postcard::to_allocvec(&Request::Run { inputs: vec![place] })),
         sample(postcard::to_allocvec(&Answer::Refused { reason: "no".into() })),
-        sample(postcard::to_allocvec(&Control::Load { threads: 2 })),
+        sample(postcard::to_allocvec(&Control::Load { threads: 2, form: crate::Form::Packed })),
     ];
     let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
     let (from, to) =

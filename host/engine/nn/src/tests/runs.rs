@@ -332,3 +332,67 @@ fn runs_from_many_threads_agree_and_leave_no_thread_behind() {
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert!(threads() < 60, "{} threads", threads());
 }
+
+#[test]
+fn packed_weights_give_the_same_numbers_and_are_measured() {
+    const SIDE: usize = 512;
+    let names = ["x", "a", "b", "c", "y"];
+    let mut graph = GraphProto::default();
+    for (n, pair) in names.windows(2).enumerate() {
+        let weight = |i: usize| ((i * 7 + n * 13) % 31) as f32 / 3e3 - 4e-3;
+        let weights: Vec<f32> = (0..SIDE * SIDE).map(weight).collect();
+        let name = format!("w{n}");
+        graph.initializer.push(floats(&name, &[SIDE as i64, SIDE as i64], &weights));
+        graph.node.push(node("MatMul", &[pair[0], &name], pair[1]));
+    }
+    graph.input = vec![port("x", 1, &[4, SIDE as i64])];
+    graph.output = vec![port("y", 1, &[4, SIDE as i64])];
+    let prepared = prepare_model(&model(17, graph));
+    let packed = prepared
+        .result
+        .as_ref()
+        .expect("prepared")
+        .packed
+        .expect("packing four rows' weights is most of a run");
+    assert!(packed.saved_cpu_ms > 0.0 && packed.load_cpu_ms > 0.0, "{packed:?}");
+    let weights = (4 * SIDE * SIDE * 4) as u64;
+    assert!((weights..weights * 2).contains(&packed.bytes), "{packed:?} for {weights} bytes of weights");
+
+    let inputs: Vec<f32> = (0..4 * SIDE).map(|i| (i % 17) as f32 - 8.0).collect();
+    let input = || vec![("x".to_string(), f32s(&[4, SIDE as u32], &inputs))];
+    let run = |form| {
+        let graph = Rten.load(PreparedFiles::open(prepared.dir.path()).expect("files"), form).expect("loads");
+        graph.run(input()).expect("runs").outputs
+    };
+    assert_eq!(run(Form::Packed), run(Form::Mapped));
+}
+
+/// A chain of square matrices over rows of 256 numbers, and a node at its end.
+fn rows_and(last: NodeProto, extra: Vec<TensorProto>) -> ModelInfo {
+    const SIDE: usize = 256;
+    let mut graph = GraphProto { initializer: extra, ..GraphProto::default() };
+    for n in 0..6 {
+        let weight = |i: usize| ((i * 7 + n * 13) % 31) as f32 / 3e3 - 4e-3;
+        let weights: Vec<f32> = (0..SIDE * SIDE).map(weight).collect();
+        graph.initializer.push(floats(&format!("w{n}"), &[SIDE as i64, SIDE as i64], &weights));
+        let name = |n: usize| if n == 0 { "x".to_string() } else { format!("h{n}") };
+        graph.node.push(node("MatMul", &[&name(n), &format!("w{n}")], &name(n + 1)));
+    }
+    graph.node.push(last);
+    graph.input = vec![port("x", 1, &[0, SIDE as i64])];
+    graph.output = vec![port("y", 1, &[0, 0])];
+    let prepared = prepare_model(&model(17, graph));
+    prepared.result.expect("prepared")
+}
+
+#[test]
+fn runs_are_merged_where_each_row_is_computed_by_itself_and_nowhere_else() {
+    let of_all_rows =
+        |op: &str, axis: i64| NodeProto { attribute: vec![int("axis", axis)], ..node(op, &["h6"], "y") };
+    assert!(rows_and(node("Tanh", &["h6"], "y"), vec![]).batching.expect("merged").saved > 0.1);
+    assert!(rows_and(of_all_rows("Softmax", 1), vec![]).batching.is_some());
+    assert_eq!(rows_and(of_all_rows("Softmax", 0), vec![]).batching, None);
+    // The largest of all rows, by which each is divided.
+    let largest = NodeProto { attribute: vec![int("keepdims", 1)], ..node("ReduceMax", &["h6"], "y") };
+    assert_eq!(rows_and(largest, vec![]).batching, None);
+}

@@ -61,7 +61,7 @@ fn serve(control: &OwnedFd, usage: Usage, engine: &'static dyn Backend) -> io::R
     let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
     let mut receive = || wire::receive::<Control>(control.as_fd(), &mut buffer, RecvFlags::empty());
     let first = Waiting::start(engine)?;
-    let (Control::Load { threads }, descriptors) = receive()? else {
+    let (Control::Load { threads, form }, descriptors) = receive()? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let Ok([graph, weights, info, lane]) = <[OwnedFd; 4]>::try_from(descriptors) else {
@@ -69,7 +69,7 @@ fn serve(control: &OwnedFd, usage: Usage, engine: &'static dyn Backend) -> io::R
     };
     let files = PreparedFiles { graph: graph.into(), weights: weights.into(), info: info.into() };
     let begun = thread_cpu_ns();
-    let graph = match engine.load(files) {
+    let graph = match engine.load(files, form) {
         Ok(graph) => graph,
         Err(e) => {
             let reason = e.to_string().chars().take(1_000).collect();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  host                              control socket                               worker
-//!    Load { threads }  + graph, weights, description, lane   ──────────────▶  maps, loads
+//!    Load { .. }       + graph, weights, description, lane   ──────────────▶  maps, loads
 //!                                                            ◀──────────────  Loaded | Refused
 //!    AddLane           + lane                                ──────────────▶  one thread more
 //!
@@ -28,7 +28,7 @@
 //! The host believes nothing that comes from a worker. A message is a copy in the host's own memory before it
 //! is decoded, and each place, length and shape in it is checked against the lane's memory and the limits.
 
-use crate::{RunError, TensorType};
+use crate::{Form, RunError, TensorType};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -50,7 +50,7 @@ pub const ALIGNMENT: u64 = 64;
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Control {
     /// Descriptors: graph, weights, description, first lane. `threads` compute each run.
-    Load { threads: u32 },
+    Load { threads: u32, form: Form },
     /// Descriptor: a lane.
     AddLane,
 }

@@ -25,9 +25,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use vesta_nn::PreparedFiles;
+use vesta_core::manifest::Batch;
+use vesta_core::memory::Taken;
 use vesta_nn::worker::STACK_BYTES;
 use vesta_nn::worker::wire::{self, Answer, Control};
+use vesta_nn::{Form, PreparedFiles};
 
 /// How long a worker may take to load a model.
 const LOAD_MAX: Duration = Duration::from_secs(30);
@@ -43,6 +45,8 @@ const PRIVATE_BYTES: u64 = 1 << 20;
 const GRAPH_FACTOR: u64 = 2;
 /// Descriptors of a worker beside those of its lanes, which have a socket and memory each.
 const DESCRIPTORS: u64 = 32;
+/// Of the packed weights, the part that packing them may take beside, for a moment.
+const PACKING_SHARE: u64 = 4;
 /// How far a process's clock may lag behind its threads', in nanoseconds for each lane: a tick, and some.
 const CLOCK_LAG_NS: u64 = 20_000_000;
 
@@ -55,6 +59,32 @@ pub(crate) struct Settings {
     pub inference_ns: u64,
     /// Threads that compute a run.
     pub threads: u32,
+    /// How its runs are merged.
+    pub batch: Batch,
+}
+
+/// In which form a worker loads its model.
+pub(crate) enum Loading {
+    Mapped,
+    /// The memory that the packed weights take, on the host's books.
+    Packed(Taken),
+}
+
+impl Loading {
+    fn form(&self) -> Form {
+        match self {
+            Loading::Mapped => Form::Mapped,
+            Loading::Packed(_) => Form::Packed,
+        }
+    }
+
+    /// Memory beside the mapped form's, in bytes.
+    fn bytes(&self) -> u64 {
+        match self {
+            Loading::Mapped => 0,
+            Loading::Packed(taken) => taken.bytes(),
+        }
+    }
 }
 
 /// Why a worker is not there any more.
@@ -111,6 +141,7 @@ pub(crate) struct Worker {
     lanes_max: u64,
     /// What it held privately when its model was loaded, in bytes.
     base_bytes: u64,
+    loading: Loading,
 }
 
 impl Worker {
@@ -121,14 +152,15 @@ impl Worker {
         files: &PreparedFiles,
         settings: Settings,
         lanes_max: u32,
+        loading: Loading,
     ) -> Result<(Arc<Worker>, u64), StartError> {
         let mut process = stock.take().map_err(StartError::NoWorker)?;
-        let started = Worker::load(&process, files, settings, lanes_max);
+        let started = Worker::load(&process, files, settings, lanes_max, &loading);
         match started {
             Ok((lane, cpu_ns)) => {
                 let graph_bytes = files.graph.metadata().map_or(0, |file| file.len());
-                processes::counts(process.pid, private_bytes(graph_bytes));
-                let worker = Worker::watched(process, lane, lanes_max, stock.retirement());
+                processes::counts(process.pid, private_bytes(graph_bytes).saturating_add(loading.bytes()));
+                let worker = Worker::watched(process, lane, lanes_max, loading, stock.retirement());
                 Ok((worker.map_err(StartError::NoWorker)?, cpu_ns))
             }
             // Its end says more than the socket's.
@@ -150,15 +182,18 @@ impl Worker {
         files: &PreparedFiles,
         settings: Settings,
         lanes_max: u32,
+        loading: &Loading,
     ) -> Result<(Lane, u64), StartError> {
-        let more = settings.memory_bytes.saturating_add(WORKER_BYTES);
+        // Packing takes some memory for a moment.
+        let form_bytes = loading.bytes().saturating_add(loading.bytes() / PACKING_SHARE);
+        let more = settings.memory_bytes.saturating_add(WORKER_BYTES).saturating_add(form_bytes);
         let stacks = LANE_BYTES.saturating_mul(u64::from(lanes_max) * u64::from(settings.threads + 1));
         process.limit_memory(more.saturating_add(stacks)).map_err(StartError::NoWorker)?;
         process.limit_descriptors(DESCRIPTORS + 2 * u64::from(lanes_max)).map_err(StartError::NoWorker)?;
         let (lane, theirs) = Lane::pair().map_err(StartError::NoWorker)?;
         let descriptors = [files.graph.as_fd(), files.weights.as_fd(), files.info.as_fd(), theirs.as_fd()];
         let control = process.control.as_fd();
-        let message = Control::Load { threads: settings.threads };
+        let message = Control::Load { threads: settings.threads, form: loading.form() };
         wire::send(control, &message, &descriptors).map_err(gone).map_err(StartError::NoWorker)?;
         drop(theirs);
         if !has_input(control, LOAD_MAX).map_err(StartError::NoWorker)? {
@@ -183,6 +218,7 @@ impl Worker {
         process: Process,
         lane: Lane,
         lanes_max: u32,
+        loading: Loading,
         crashed: impl FnOnce() + Send + 'static,
     ) -> io::Result<Arc<Worker>> {
         let (tell, fate) = watch::channel(None);
@@ -202,6 +238,7 @@ impl Worker {
             is_counted: AtomicBool::new(false),
             lanes_max: u64::from(lanes_max),
             base_bytes: processes::private_memory(process.pid).map_or(0, |m| m.resident),
+            loading,
         });
         let served = Arc::downgrade(&worker);
         let end = watched(process.pidfd.try_clone()?)?;
@@ -281,6 +318,11 @@ impl Worker {
     /// How it ended, if it did.
     pub fn fate(&self) -> Option<Death> {
         self.fate.borrow().clone()
+    }
+
+    /// In which form it has the model.
+    pub fn form(&self) -> Form {
+        self.loading.form()
     }
 
     /// Whether it takes another run, as far as is known.

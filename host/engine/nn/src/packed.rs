@@ -1,0 +1,50 @@
+//! Whether packed weights are worth having: both forms run at deploy, with the inputs of the trial.
+
+use crate::rten::thread_cpu_ns;
+use crate::{Backend, Form, Graph, PackedForm, PreparedFiles, Rten, Tensor, heap};
+use rustix::process::{Resource, getrlimit};
+use std::path::Path;
+
+/// A model whose run takes longer is not measured, in milliseconds: what packing saves does not grow with a run's inputs, and three
+/// more runs would make the deploy slow.
+const RUN_MAX_MS: f64 = 1_000.0;
+/// A model is not measured where its weights are more than this part of the memory that this process may have: the packed ones come
+/// on top of the mapped ones.
+const MEMORY_SHARE: u64 = 4;
+/// Runs of each form, of which the shortest counts.
+const RUNS: usize = 3;
+/// Of a run, the part that packing must save at least: less is noise.
+const SAVED_MIN: f64 = 0.03;
+
+/// What the packed form gains over the mapped one. `None` where it gains too little, does not load, or gives other outputs than the
+/// mapped form.
+pub fn measure(
+    dir: &Path,
+    mapped: &dyn Graph,
+    inputs: &[(String, Tensor)],
+    outputs: &[(String, Tensor)],
+    first_ms: f64,
+) -> Option<PackedForm> {
+    let memory = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
+    if first_ms > RUN_MAX_MS || mapped.resident_bytes() > memory / MEMORY_SHARE {
+        return None;
+    }
+    let (before, begun) = (heap::in_use(), thread_cpu_ns());
+    let packed = PreparedFiles::open(dir).and_then(|files| Rten.load(files, Form::Packed)).ok()?;
+    let load_cpu_ms = thread_cpu_ns().saturating_sub(begun) as f64 / 1e6;
+    let bytes = heap::in_use()?.saturating_sub(before?);
+    if packed.run(inputs.to_vec()).ok()?.outputs != outputs {
+        return None;
+    }
+    let (mut mapped_ns, mut packed_ns) = (u64::MAX, u64::MAX);
+    for _ in 0..RUNS {
+        mapped_ns = mapped_ns.min(mapped.run(inputs.to_vec()).ok()?.cpu_ns);
+        packed_ns = packed_ns.min(packed.run(inputs.to_vec()).ok()?.cpu_ns);
+    }
+    let saved_ns = mapped_ns.saturating_sub(packed_ns) as f64;
+    (saved_ns >= SAVED_MIN * mapped_ns as f64 && bytes > 0).then_some(PackedForm {
+        saved_cpu_ms: saved_ns / 1e6,
+        load_cpu_ms,
+        bytes,
+    })
+}

@@ -1,0 +1,121 @@
+//! Packed weights: loaded beside the mapped ones once a model's runs pay for them, and given up where memory is short.
+
+use crate::memory::{INFER, with_model};
+use crate::onnx::{self, Opset, Tensor, node, value};
+use prost::Message;
+use std::time::{Duration, Instant};
+use vesta_tests::{Host, PATIENCE, Package, wait_for};
+
+/// Square matrices of 4 MiB each.
+const LAYERS: usize = 24;
+const SIDE: usize = 1024;
+const ROWS: usize = 8;
+const MIB: u64 = 1 << 20;
+
+/// `y` from `x`, both of eight rows, by one matrix after another.
+fn layers() -> Vec<u8> {
+    let name = |n: usize| format!("h{n}");
+    let mut graph = onnx::Graph { name: "g".into(), ..onnx::Graph::default() };
+    for n in 0..LAYERS {
+        // Small numbers, none of them 0, which differ from layer to layer.
+        let weight = |i: usize| ((i * 7 + n * 13) % 31) as f32 / 31e3 - 4e-4;
+        let raw_data = (0..SIDE * SIDE).flat_map(|i| weight(i).to_le_bytes()).collect();
+        let dims = vec![SIDE as i64, SIDE as i64];
+        graph.initializer.push(Tensor {
+            dims,
+            data_type: 1,
+            name: format!("w{n}"),
+            raw_data,
+            ..Tensor::default()
+        });
+        graph.node.push(node("MatMul", &[&name(n), &format!("w{n}")], &name(n + 1)));
+    }
+    graph.input = vec![value(&name(0), &[ROWS as i64, SIDE as i64])];
+    graph.output = vec![value(&name(LAYERS), &[ROWS as i64, SIDE as i64])];
+    let opset_import = vec![Opset { domain: String::new(), version: 17 }];
+    onnx::Model { ir_version: 8, graph: Some(graph), opset_import }.encode_to_vec()
+}
+
+fn path() -> String {
+    format!("/infer?model=m&input=h0&shape={ROWS}x{SIDE}&bytes={}", ROWS * SIDE * 4)
+}
+
+fn packed(host: &Host) -> bool {
+    host.metric("vesta_models_packed") == 1.0
+}
+
+/// Invokes a function until something is so, and some times more; gives the milliseconds of each request before and after.
+fn until(host: &Host, done: impl Fn() -> bool) -> (Vec<f64>, Vec<f64>) {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    let begun = Instant::now();
+    let mut since = None;
+    while since.is_none_or(|at: Instant| at.elapsed() < Duration::from_secs(2)) {
+        assert!(begun.elapsed() < PATIENCE, "it has not happened");
+        let at = Instant::now();
+        host.invoke("layers", &path()).expect(200);
+        let ms = at.elapsed().as_secs_f64() * 1e3;
+        if since.is_some() {
+            after.push(ms)
+        } else {
+            before.push(ms)
+        }
+        if since.is_none() && done() {
+            since = Some(Instant::now());
+        }
+    }
+    (before, after)
+}
+
+fn percentile(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * part) as usize]
+}
+
+#[test]
+fn a_busy_model_is_packed_between_two_runs_and_unpacked_when_somebody_needs_the_memory() {
+    let host = Host::builder().config("memory = \"400MiB\"\ninference_slots = 1\n").start();
+    let layers = Package::rogue("layers").model("m", &layers()).set("/scaling/minimum", 1.into());
+    layers.deploy(&host.control());
+    let (mut before, mut after) = until(&host, || packed(&host));
+    for (when, values) in [("before", &mut before), ("after", &mut after)] {
+        let (p50, p99) = (percentile(values, 0.5), percentile(values, 0.99));
+        println!("{when}: {} requests, p50 {p50:.1} ms, p99 {p99:.1} ms", values.len());
+    }
+    // Both forms are counted: the mapped weights, and the packed ones.
+    let weights = (LAYERS * SIDE * SIDE * 4) as f64;
+    let models = host.metrics().sum_of("vesta_memory_bytes", "models");
+    assert!(models >= 2.0 * weights, "{models} bytes are counted for models, the weights have {weights}");
+
+    // A start that needs more than what is left, and less than what is left without the packed weights.
+    let free = host.metric("vesta_memory_budget_bytes") - host.metric("vesta_memory_bytes");
+    with_model("other", free as u64 / MIB + 40, 1).deploy(&host.control());
+    let reply = host.invoke("other", INFER).expect(200);
+    println!("another function's start beside: {:?} ms", reply.timing("cold"));
+    wait_for("the packed weights to be given up", PATIENCE, || (!packed(&host)).then_some(()));
+    host.invoke("layers", &path()).expect(200);
+    let models = host.metrics().sum_of("vesta_memory_bytes", "models");
+    assert!(models < 2.0 * weights + 200e6, "{models} bytes are counted for models");
+}
+
+#[test]
+fn a_model_that_is_hardly_called_stays_mapped() {
+    let host = Host::builder().config("inference_slots = 1\n").start();
+    Package::rogue("layers").model("m", &layers()).deploy(&host.control());
+    host.invoke("layers", &path()).expect(200);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!packed(&host));
+    host.invoke("layers", &path()).expect(200);
+}
+
+#[test]
+fn a_packed_worker_that_is_killed_is_followed_by_a_mapped_one() {
+    let host = Host::builder().config("inference_slots = 1\n").start();
+    Package::rogue("layers").model("m", &layers()).deploy(&host.control());
+    until(&host, || packed(&host));
+    for worker in host.process().busy_workers() {
+        let killed = std::process::Command::new("kill").args(["-KILL", &worker.id().to_string()]).status();
+        assert!(killed.expect("run kill").success());
+    }
+    host.invoke("layers", &path()).expect(200);
+    assert!(!packed(&host));
+}
