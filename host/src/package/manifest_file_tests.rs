@@ -104,7 +104,7 @@ fn every_mistake_names_file_line_and_key() {
         (
             7,
             "batch = { wait = \"2s\" }",
-            "vesta.toml:7: models[0].batch.wait: \"2s\" is out of bounds: 0ms to 1s",
+            "vesta.toml:7: models[0].batch.wait: \"2s\" is out of bounds: 0s to 1s",
         ),
         (7, "threads = 0", "vesta.toml:7: models[0].threads: 0 is out of bounds: 1 to 64"),
         (9, "memory = \"9TiB\"", "vesta.toml:9: limits.memory: \"9TiB\" is out of bounds: 1MiB to 4GiB"),
