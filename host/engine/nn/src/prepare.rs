@@ -4,8 +4,8 @@ use crate::mapped::bytes_in;
 use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
-    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
-    WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rten, softmax, wire,
+    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError,
+    Signature, TensorType, WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rten, softmax, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -18,7 +18,7 @@ use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
 
 /// Number of the format of prepared directories, and the engine's version as in the workspace's manifest.
-const COMPAT: &str = "3-rten0.27";
+const COMPAT: &str = "4-rten0.27";
 
 /// A name for what prepared directories depend on. Where it changes, they have to be prepared anew.
 pub fn compat() -> String {
@@ -175,13 +175,20 @@ fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) ->
     if name.is_empty() {
         return Err(refuse("it has no name".into()));
     }
+    if name.len() > PORT_NAME_BYTES_MAX {
+        let (start, got) = (name.chars().take(40).collect(), name.len());
+        let reason = format!("its name has {got} bytes; at most {PORT_NAME_BYTES_MAX} are allowed");
+        return Err(PrepareError::Port { port: kind, name: start, reason });
+    }
     let Some(TypeValue::Tensor(tensor)) = value.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
         return Err(refuse("it is not a tensor".into()));
     };
     let number = tensor.elem_type.unwrap_or_default();
     let ty = match Element::from_number(number) {
         Some(Element::Float) => TensorType::F32,
-        Some(Element::Uint8 | Element::Int8 | Element::Bool) => TensorType::U8,
+        Some(Element::Bool) => TensorType::Bool,
+        Some(Element::Int8) => TensorType::I8,
+        Some(Element::Uint8) => TensorType::U8,
         Some(Element::Int32) => TensorType::I32,
         Some(Element::Int64) => TensorType::I64,
         Some(Element::Float16) => TensorType::F16,

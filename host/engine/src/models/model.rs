@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vesta_core::memory::Grant;
-use vesta_nn::{LoadError, PreparedFiles};
+use vesta_nn::{LoadError, PreparedFiles, Signature, read_info};
 
 /// Deaths of a model's workers, with no run answered in between, after which the model is set aside.
 const DEATHS_MAX: u32 = 5;
@@ -39,6 +39,8 @@ pub(crate) struct Inference {
 pub(crate) struct Model {
     pub inference: Arc<Inference>,
     pub settings: Settings,
+    /// As its description says.
+    pub signature: Signature,
     dir: PathBuf,
     resident: u64,
     worker: Mutex<Option<Arc<Worker>>>,
@@ -107,12 +109,14 @@ impl Model {
     ) -> Result<(Arc<Model>, u64), StartError> {
         let lanes = if settings.threads > 1 { 1 } else { inference.slots_max };
         let files = open(&dir)?;
+        let info = read_info(&files.info).map_err(|e| StartError::Refused(e.to_string()))?;
         let size = |file: &std::fs::File| file.metadata().map_or(0, |m| m.len());
         let resident = size(&files.graph) + size(&files.weights);
         let (worker, cpu_ns) = start(&inference.stock, &files, settings, lanes)?;
         let model = Model {
             inference,
             settings,
+            signature: info.signature,
             dir,
             resident,
             worker: Mutex::new(Some(worker)),
