@@ -34,8 +34,8 @@ use crate::{Inputs, ModelError, Outputs, Signature};
 /// ```
 pub struct Model {
     name: Arc<str>,
-    graph: graph::Graph,
     context: inference::GraphExecutionContext,
+    graph: graph::Graph,
 }
 
 impl Model {
@@ -47,7 +47,7 @@ impl Model {
         let refused = |error| ModelError::from_wasi(name, &error);
         let graph = graph::load_by_name(name).map_err(refused)?;
         let context = graph.init_execution_context().map_err(refused)?;
-        Ok(Model { name: name.into(), graph, context })
+        Ok(Model { name: name.into(), context, graph })
     }
 
     /// Runs the model once. [`Inputs`] are pairs of name and value: an array or vector if all are of one type,

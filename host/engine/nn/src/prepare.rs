@@ -12,7 +12,7 @@ use memmap2::MmapOptions;
 use prost::Message;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
@@ -103,7 +103,7 @@ pub fn prepare(
 pub fn try_prepared(dir: &Path, samples: &[Sample], limits: &ModelLimits) -> Result<ModelInfo, PrepareError> {
     let unreadable = |source| PrepareError::Io { action: "read the prepared model", source };
     let file = File::open(dir.join(INFO_FILE)).map_err(unreadable)?;
-    let info = read_info(&file).map_err(|e| unreadable(std::io::Error::other(e)))?;
+    let info = read_info(&file).map_err(|e| unreadable(io::Error::other(e)))?;
     let dry_run = Some(dry_run::run(dir, &info.signature, samples, limits)?);
     Ok(ModelInfo { dry_run, ..info })
 }
@@ -229,7 +229,7 @@ fn write_weights(graph: &mut GraphProto, out_dir: &Path) -> Result<Written, Prep
 
 fn write_info(out_dir: &Path, info: &ModelInfo) -> Result<(), PrepareError> {
     let json = serde_json::to_vec(info)
-        .map_err(|e| PrepareError::Io { action: WRITE, source: std::io::Error::other(e) })?;
+        .map_err(|e| PrepareError::Io { action: WRITE, source: io::Error::other(e) })?;
     write_file(&out_dir.join(INFO_FILE), &json).map(drop)
 }
 
@@ -243,9 +243,22 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
     Ok(bytes.len() as u64)
 }
 
+/// Largest description of a prepared model, in bytes. The host reads it, and a child of the host wrote it that had read
+/// the upload.
+const INFO_BYTES_MAX: u64 = 4 << 20;
+
 /// Reads the description of a prepared model.
+///
+/// # Errors
+/// A file that cannot be read, is larger than any description, is none, or was written by another version.
 pub fn read_info(file: &File) -> Result<ModelInfo, LoadError> {
-    let json = bytes_in(file).map_err(|source| LoadError::Io { what: INFO_FILE.into(), source })?;
+    let failed = |source| LoadError::Io { what: INFO_FILE.into(), source };
+    let got = mapped::bytes_of(file).map_err(failed)?;
+    if got > INFO_BYTES_MAX {
+        let text = format!("it has {got} bytes; at most {INFO_BYTES_MAX} are read");
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
+    }
+    let json = bytes_in(file).map_err(failed)?;
     let info: ModelInfo = serde_json::from_slice(&json)?;
     if info.compat != COMPAT {
         return Err(LoadError::Compat { found: info.compat, expected: COMPAT.into() });

@@ -346,3 +346,16 @@ fn runs_from_many_threads_agree_and_leave_no_thread_behind() {
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert!(threads() < 60, "{} threads", threads());
 }
+
+#[test]
+fn a_description_that_is_larger_than_any_is_not_read() {
+    let prepared = prepare_model(&linear());
+    let path = prepared.dir.path().join(INFO_FILE);
+    let file = std::fs::OpenOptions::new().append(true).open(&path).expect("a description");
+    file.set_len(4 << 20).expect("its end");
+    // Not JSON, but read.
+    assert!(matches!(load(prepared.dir.path()), Err(LoadError::Info(_))));
+    file.set_len((4 << 20) + 1).expect("its end");
+    let Err(error) = load(prepared.dir.path()) else { panic!("it was read") };
+    assert!(error.to_string().contains("it has 4194305 bytes; at most 4194304 are read"), "{error}");
+}
