@@ -8,10 +8,10 @@ use crate::{ModelError, Response, TensorError};
 /// Why a request could not be answered: a status, and words for the client.
 ///
 /// The client receives it as `application/problem+json` (RFC 9457). `?` turns any [`std::error::Error`] into
-/// a 500: the cause is logged at level `error`, and the client is told nothing of it. Except for numbers that
-/// make no tensor ([`TensorError`]) and inputs that a model does not take ([`ModelErrorKind::InvalidInput`]):
-/// these mostly come from the client, and become a 400 with what was expected and what was given. Where they
-/// do not, use [`Error::internal`].
+/// a 500: the cause is logged at level `error`, and the client is told nothing of it.
+///
+/// Two errors become a 400 that shows the client the expected and the given shape or type: a [`TensorError`], and
+/// a [`ModelErrorKind::InvalidInput`]. If the client did not send the values, use [`Error::internal`].
 ///
 /// [`TensorError`]: crate::TensorError
 /// [`ModelErrorKind::InvalidInput`]: crate::ModelErrorKind::InvalidInput

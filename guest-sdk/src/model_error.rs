@@ -3,8 +3,10 @@ use http::StatusCode;
 use crate::ElementType;
 use crate::nn::errors;
 
-/// Why a model gave no answer. `?` in a handler makes it a 400 that says so for [`ModelErrorKind::InvalidInput`], a 504
-/// for [`ModelErrorKind::Timeout`], and else a 500. The causes of these two are logged.
+/// Why a model gave no answer.
+///
+/// `?` in a handler makes it a response: [`ModelErrorKind::InvalidInput`] a 400 that says so,
+/// [`ModelErrorKind::Timeout`] a 504, and the rest a 500. The causes of a 504 and a 500 are logged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("model \"{model}\": {kind}")]
 pub struct ModelError {

@@ -243,8 +243,8 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
     Ok(bytes.len() as u64)
 }
 
-/// Largest description of a prepared model, in bytes. The host reads it, and a child of the host wrote it that had read
-/// the upload.
+/// Largest description of a prepared model, in bytes. The child that wrote it has read the upload, so the host
+/// does not trust its size.
 const INFO_BYTES_MAX: u64 = 4 << 20;
 
 /// Reads the description of a prepared model.
