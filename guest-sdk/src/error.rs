@@ -3,12 +3,18 @@ use std::error::Error as StdError;
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::Response;
+use crate::{ModelError, Response, TensorError};
 
 /// Why a request could not be answered: a status, and words for the client.
 ///
 /// The client receives it as `application/problem+json` (RFC 9457). `?` turns any [`std::error::Error`] into
 /// a 500: the cause is logged at level `error`, and the client is told nothing of it.
+///
+/// Two errors become a 400 that shows the client the expected and the given shape or type: a [`TensorError`], and
+/// a [`ModelErrorKind::InvalidInput`]. If the client did not send the values, use [`Error::internal`].
+///
+/// [`TensorError`]: crate::TensorError
+/// [`ModelErrorKind::InvalidInput`]: crate::ModelErrorKind::InvalidInput
 ///
 /// ```
 /// use vesta_sdk::Error;
@@ -144,8 +150,14 @@ impl Error {
 impl<E: StdError + 'static> From<E> for Error {
     fn from(cause: E) -> Error {
         let any: &(dyn StdError + 'static) = &cause;
-        let timed_out = any.downcast_ref().is_some_and(crate::ModelError::is_timeout);
-        let status = if timed_out { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::INTERNAL_SERVER_ERROR };
+        let status = match (any.downcast_ref::<ModelError>(), any.is::<TensorError>()) {
+            (Some(error), _) => error.status(),
+            (None, true) => StatusCode::BAD_REQUEST,
+            (None, false) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        if status == StatusCode::BAD_REQUEST {
+            return Error::new(status, cause.to_string());
+        }
         Error { cause: Some(Box::new(cause)), ..Error::hidden(status) }
     }
 }
@@ -172,6 +184,13 @@ mod tests {
         assert_eq!(error.causes().unwrap(), "invalid digit found in string");
         let body = error.to_response();
         assert!(!String::from_utf8_lossy(body.body().unwrap()).contains("digit"));
+    }
+
+    #[test]
+    fn numbers_that_make_no_tensor_are_a_400_that_says_why() {
+        let error = crate::Tensor::new([2, 2], vec![0u8; 3]).map_err(Error::from).unwrap_err();
+        assert_eq!((error.status().as_u16(), error.detail()), (400, "shape [2, 2] takes 4 elements, got 3"));
+        assert!(error.cause().is_none());
     }
 
     #[test]

@@ -12,7 +12,9 @@
 //!
 //! In a crate with `crate-type = ["cdylib"]`, `cargo build --target wasm32-wasip2 --release` makes a component of
 //! it that runs under Vesta, and under any other host of `wasi:http` 0.2 (and of `wasi:nn`, if it uses models).
-//! Nothing is imported but `wasi:` interfaces, and of those only what the function uses.
+//! Nothing is imported but `wasi:` interfaces, and of those only what the function uses. The exception is
+//! `vesta:nn`, for what `wasi:nn` lacks: `bool` and `i8`, [`Model::signature`], [`Output::element_type`], and an
+//! [`&Output`](Output) as an input.
 //!
 //! - [`Request`] and [`Response`]: HTTP, JSON through serde, streamed bodies. [`Error`] becomes an RFC 9457 problem.
 //! - [`Model`] and [`Tensor`]: inference by the host, on the models named in `vesta.toml`.
@@ -24,28 +26,40 @@
 //! What is costly to prepare is prepared once, at deploy, by [`handler`]'s `init`.
 #![warn(missing_docs)]
 
+mod any_tensor;
 mod body;
+mod element;
 mod error;
 mod executor;
 pub mod http;
 mod init;
+mod inputs;
 mod json;
 pub mod log;
 mod model;
+mod model_error;
 mod nn;
+mod outputs;
 mod request;
 mod response;
 mod serve;
+mod signature;
 mod tensor;
 
 pub use ::http::{Method, StatusCode};
+pub use any_tensor::AnyTensor;
 pub use body::{BodyReader, BodyWriter};
+pub use element::{Element, ElementType};
 pub use error::Error;
 pub use executor::sleep;
-pub use model::{Inputs, Model, ModelError, ModelErrorKind, Outputs};
+pub use inputs::{Input, Inputs};
+pub use model::Model;
+pub use model_error::{ModelError, ModelErrorKind};
+pub use outputs::{Output, Outputs};
 pub use request::Request;
 pub use response::Response;
-pub use tensor::{Element, ElementType, Tensor, TensorError};
+pub use signature::{Port, Signature};
+pub use tensor::{Tensor, TensorError};
 pub use vesta_sdk_macros::handler;
 
 /// What the code that `#[handler]` writes refers to. Not for use by hand.

@@ -1,71 +1,5 @@
-use std::fmt;
-
-use bytemuck::Pod;
-
+use crate::element::{Element, ElementType};
 use crate::nn;
-
-/// Type of a tensor's elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum ElementType {
-    F16,
-    Bf16,
-    F32,
-    F64,
-    U8,
-    I32,
-    I64,
-}
-
-impl fmt::Display for ElementType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ElementType::F16 => "f16",
-            ElementType::Bf16 => "bf16",
-            ElementType::F32 => "f32",
-            ElementType::F64 => "f64",
-            ElementType::U8 => "u8",
-            ElementType::I32 => "i32",
-            ElementType::I64 => "i64",
-        })
-    }
-}
-
-/// A Rust type that tensors can hold: `f32`, `f64`, `half::f16`, `half::bf16`, `u8`, `i32`, `i64`.
-pub trait Element: Pod + Default + sealed::Sealed {
-    /// Its name in the model.
-    const TYPE: ElementType;
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-macro_rules! elements {
-    ($($rust:ty => $name:ident $wasi:ident),*) => {
-        $(
-            impl sealed::Sealed for $rust {}
-            impl Element for $rust {
-                const TYPE: ElementType = ElementType::$name;
-            }
-        )*
-        impl From<nn::tensor::TensorType> for ElementType {
-            fn from(wasi: nn::tensor::TensorType) -> ElementType {
-                match wasi { $(nn::tensor::TensorType::$wasi => ElementType::$name),* }
-            }
-        }
-        impl From<ElementType> for nn::tensor::TensorType {
-            fn from(element: ElementType) -> nn::tensor::TensorType {
-                match element { $(ElementType::$name => nn::tensor::TensorType::$wasi),* }
-            }
-        }
-    };
-}
-
-elements! {
-    half::f16 => F16 Fp16, half::bf16 => Bf16 Bf16, f32 => F32 Fp32, f64 => F64 Fp64,
-    u8 => U8 U8, i32 => I32 I32, i64 => I64 I64
-}
 
 /// Why numbers don't make a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +14,14 @@ pub enum TensorError {
         /// The number of elements given.
         len: usize,
     },
+    /// A tensor of another element type.
+    #[error("the tensor is {actual}, not {expected}")]
+    Type {
+        /// The type asked for.
+        expected: ElementType,
+        /// The type it has.
+        actual: ElementType,
+    },
     /// Rows of different lengths.
     #[error("row {row} has {len} elements, the rows before have {expected}")]
     Ragged {
@@ -92,7 +34,9 @@ pub enum TensorError {
     },
 }
 
-/// Numbers in a shape: row-major, the last dimension lies side by side.
+/// Elements of one type in a shape: row-major, the last dimension lies side by side.
+///
+/// Where the element type is known only at run time, see [`AnyTensor`](crate::AnyTensor).
 ///
 /// ```
 /// use vesta_sdk::Tensor;
@@ -148,7 +92,27 @@ impl<T: Element> Tensor<T> {
         Ok(Tensor { shape: vec![rows.len(), width], data })
     }
 
-    /// The sizes of the dimensions, outermost first.
+    /// A single value: a tensor without dimensions.
+    ///
+    /// ```
+    /// # use vesta_sdk::Tensor;
+    /// let rate = Tensor::scalar(16_000i64);
+    /// assert!(rate.shape().is_empty());
+    /// assert_eq!(rate.item(), Some(16_000));
+    /// ```
+    pub fn scalar(value: T) -> Tensor<T> {
+        Tensor { shape: Vec::new(), data: vec![value] }
+    }
+
+    /// The only element. None if there are several or none.
+    pub fn item(&self) -> Option<T> {
+        match self.data.as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        }
+    }
+
+    /// The sizes of the dimensions, outermost first; none for a scalar.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -192,27 +156,19 @@ impl<T: Element> Tensor<T> {
         Ok(self)
     }
 
-    /// Little-endian bytes, as `wasi:nn` wants them; on every Wasm host that is how memory holds them already.
-    pub(crate) fn to_wasi(&self) -> nn::tensor::Tensor {
-        const { assert!(cfg!(target_endian = "little"), "tensors are handed over as they lie in memory") };
-        let dimensions: Vec<u32> = match self.shape.as_slice() {
-            // wasi:nn has no rank 0.
-            [] => vec![1],
-            shape => shape.iter().map(|&size| size as u32).collect(),
-        };
-        nn::tensor::Tensor::new(&dimensions, T::TYPE.into(), bytemuck::cast_slice(&self.data))
+    /// The tensor at the host.
+    pub(crate) fn to_host(&self) -> nn::tensor::Tensor {
+        let dimensions: Vec<u32> = self.shape.iter().map(|&size| size as u32).collect();
+        T::to_host(&dimensions, T::as_bytes(&self.data))
     }
 
     /// None unless `bytes` has as many elements as `dimensions` say.
-    pub(crate) fn from_wasi(dimensions: &[u32], bytes: Vec<u8>) -> Option<Tensor<T>> {
+    pub(crate) fn from_host(dimensions: &[u32], bytes: Vec<u8>) -> Option<Tensor<T>> {
         let shape: Vec<usize> = dimensions.iter().map(|&size| size as usize).collect();
         if elements(&shape)?.checked_mul(size_of::<T>())? != bytes.len() {
             return None;
         }
-        // Bytes come aligned for bytes: unless T is u8, they are copied once.
-        let data = bytemuck::allocation::try_cast_vec(bytes)
-            .unwrap_or_else(|(_, bytes)| bytemuck::allocation::pod_collect_to_vec(&bytes));
-        Some(Tensor { shape, data })
+        Some(Tensor { shape, data: T::from_bytes(bytes) })
     }
 }
 
@@ -266,11 +222,22 @@ mod tests {
 
     #[test]
     fn bytes_of_the_host_are_little_endian_and_checked() {
-        let tensor = Tensor::<i32>::from_wasi(&[2], vec![1, 0, 0, 0, 0, 1, 0, 0]).unwrap();
+        let tensor = Tensor::<i32>::from_host(&[2], vec![1, 0, 0, 0, 0, 1, 0, 0]).unwrap();
         assert_eq!(tensor.into_vec(), [1, 256]);
-        let halves = Tensor::<half::f16>::from_wasi(&[1], vec![0x00, 0x3c]).unwrap();
+        let halves = Tensor::<half::f16>::from_host(&[1], vec![0x00, 0x3c]).unwrap();
         assert_eq!(halves.as_slice()[0].to_f32(), 1.0);
-        assert_eq!(Tensor::<i64>::from_wasi(&[1], vec![0; 7]), None);
-        assert_eq!(Tensor::<u8>::from_wasi(&[2, 2], vec![1, 2, 3, 4]).unwrap().row(1), Some(&[3, 4][..]));
+        assert_eq!(Tensor::<i64>::from_host(&[1], vec![0; 7]), None);
+        assert_eq!(Tensor::<u8>::from_host(&[2, 2], vec![1, 2, 3, 4]).unwrap().row(1), Some(&[3, 4][..]));
+        assert_eq!(Tensor::<i8>::from_host(&[2], vec![0x80, 0x7f]).unwrap().as_slice(), [-128, 127]);
+        assert_eq!(Tensor::<bool>::from_host(&[3], vec![0, 1, 2]).unwrap().as_slice(), [false, true, true]);
+    }
+
+    #[test]
+    fn a_scalar_has_one_element_and_no_dimension() {
+        let scalar = Tensor::<i64>::from_host(&[], vec![7, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        assert_eq!(scalar, Tensor::scalar(7));
+        assert_eq!((scalar.shape(), scalar.item()), (&[][..], Some(7)));
+        assert_eq!(Tensor::<i64>::from_host(&[], vec![]), None);
+        assert_eq!(Tensor::new([2], vec![1u8, 2]).unwrap().item(), None);
     }
 }

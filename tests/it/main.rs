@@ -40,6 +40,7 @@ mod reuse;
 mod sandbox;
 mod scale_to_zero;
 mod snapshots;
+mod tensors;
 mod upload;
 mod vital;
 mod work;

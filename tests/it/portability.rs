@@ -118,14 +118,31 @@ fn only_a_function_with_an_initialisation_exports_it() {
     assert!(exports(guests::fixture("prepared")).contains(&"wizer-initialize".to_string()));
 }
 
+fn imports(component: &[u8]) -> Vec<String> {
+    let engine = Engine::default();
+    let component = Component::new(&engine, component).expect("a component");
+    let imports = component.component_type();
+    imports.imports(&engine).map(|(name, _)| name.to_string()).collect()
+}
+
+#[test]
+fn what_wasi_nn_lacks_is_the_only_import_of_our_own() {
+    let tensors = imports(&guests::fixture("tensors"));
+    let own: Vec<&String> = tensors.iter().filter(|name| !name.starts_with("wasi:")).collect();
+    assert_eq!(own, ["vesta:nn/tensors@0.1.0", "vesta:nn/signatures@0.1.0"]);
+}
+
+#[test]
+fn the_host_offers_what_the_sdk_asks_for() {
+    let text = |path: &str| std::fs::read_to_string(vesta_tests::in_root(path)).expect("an interface");
+    assert_eq!(text("host/engine/wit/vesta-nn.wit"), text("guest-sdk/wit/vesta-nn.wit"));
+}
+
 #[test]
 fn components_import_only_interfaces_of_wasi() {
     let examples = ["hello", "digits"].map(|name| (name, guests::example(name).component));
     for (name, component) in examples.into_iter().chain([("prepared", guests::fixture("prepared"))]) {
-        let engine = Engine::default();
-        let component = Component::new(&engine, component).expect("a component");
-        let imports: Vec<_> =
-            component.component_type().imports(&engine).map(|(name, _)| name.to_string()).collect();
+        let imports = imports(&component);
         assert!(!imports.is_empty());
         for import in imports {
             assert!(import.starts_with("wasi:"), "{name} imports {import}");

@@ -282,5 +282,5 @@ fn another_question() -> EngineError {
 }
 
 fn read_info(dir: &Path) -> Option<ModelInfo> {
-    serde_json::from_slice(&std::fs::read(dir.join(vesta_nn::INFO_FILE)).ok()?).ok()
+    vesta_nn::read_info(&std::fs::File::open(dir.join(vesta_nn::INFO_FILE)).ok()?).ok()
 }

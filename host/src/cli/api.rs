@@ -132,12 +132,26 @@ pub struct Port {
     /// A dimension without a number may differ from run to run.
     #[serde(default)]
     pub shape: Vec<Option<u64>>,
+    /// False where the model leaves open how many dimensions there are.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub ranked: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 impl ModelSignature {
     /// `takes image f32[?,64]; gives probabilities f32[?,10]`.
     pub fn describe(&self) -> String {
         let port = |p: &Port| {
+            if !p.ranked {
+                return format!("{} {} of any shape", p.name, p.element);
+            }
             let dims = p.shape.iter().map(|d| d.map_or("?".into(), |d| d.to_string()));
             format!("{} {}[{}]", p.name, p.element, dims.collect::<Vec<_>>().join(","))
         };
@@ -184,10 +198,10 @@ mod tests {
 
     #[test]
     fn a_models_signature_is_shown_with_types_and_shapes() {
-        let json =
-            r#"{"name":"m","inputs":[{"name":"x","type":"f32","shape":[null,64]}],"outputs":[{"name":"y"}]}"#;
+        let json = r#"{"name":"m","inputs":[{"name":"x","type":"f32","shape":[null,64]}],"outputs":[{"name":"y"},
+            {"name":"z","type":"bool","shape":[],"ranked":false}]}"#;
         let signature: ModelSignature = serde_json::from_str(json).expect("read");
-        assert_eq!(signature.describe(), "takes x f32[?,64]; gives y []");
+        assert_eq!(signature.describe(), "takes x f32[?,64]; gives y [], z bool of any shape");
     }
 
     #[test]

@@ -186,7 +186,10 @@ fn one_input(case: &mut Case, round: usize, mut input: Input) -> (String, Tensor
     };
     if round > 1 && case.chance(0.03) {
         match case.below(3) {
-            0 => tensor.ty = case.pick(&[TensorType::F32, TensorType::Bf16, TensorType::I32, TensorType::U8]),
+            0 => {
+                let types = [TensorType::F32, TensorType::Bf16, TensorType::I32, TensorType::U8];
+                tensor.ty = case.pick(&[&types[..], &[TensorType::Bool, TensorType::I8]].concat());
+            }
             1 => tensor.shape = (0..case.below(5)).map(|_| case.rng.random()).collect(),
             _ => tensor.data.truncate(tensor.data.len() / 2),
         }

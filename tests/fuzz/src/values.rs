@@ -41,7 +41,9 @@ impl Ty {
             Ty::F64 => TensorType::F64,
             Ty::I32 => TensorType::I32,
             Ty::I64 => TensorType::I64,
-            Ty::U8 | Ty::I8 | Ty::Bool => TensorType::U8,
+            Ty::U8 => TensorType::U8,
+            Ty::I8 => TensorType::I8,
+            Ty::Bool => TensorType::Bool,
         }
     }
 

@@ -31,19 +31,19 @@ pub fn to_value(port: &Port, wants: DataType, tensor: TensorView<'_>) -> Result<
         (DataType::Float, TensorType::F64) if port.ty == TensorType::F64 => {
             value_of(&shape, each(data, |b| f64::from_le_bytes(b) as f32))
         }
-        // A boolean: everything but 0 is true.
-        (DataType::Int32, TensorType::U8) if port.ty == TensorType::U8 => {
+        // Everything but 0 is true.
+        (DataType::Int32, ty) if port.ty == TensorType::Bool && port.takes_bytes_of(ty) => {
             value_of(&shape, each(data, |[b]| i32::from(b != 0)))
         }
-        (DataType::Int32, TensorType::I32) if port.ty != TensorType::U8 => {
+        (DataType::Int32, TensorType::I32) if port.ty != TensorType::Bool => {
             value_of(&shape, each(data, i32::from_le_bytes))
         }
-        (DataType::Int32, TensorType::I64) if port.ty != TensorType::U8 => value_of(
+        (DataType::Int32, TensorType::I64) if port.ty != TensorType::Bool => value_of(
             &shape,
             narrow(data).map_err(|(index, value)| RunError::OutOfRange { name: name(), index, value })?,
         ),
         (DataType::UInt8, TensorType::U8) => value_of(&shape, data.to_vec()),
-        (DataType::Int8, TensorType::U8) => value_of(&shape, each(data, i8::from_le_bytes)),
+        (DataType::Int8, ty) if port.takes_bytes_of(ty) => value_of(&shape, each(data, i8::from_le_bytes)),
         _ => return Err(wrong()),
     };
     value.map_err(|e| RunError::Engine(format!("input {:?}: {e}", port.name)))
@@ -83,9 +83,9 @@ pub fn to_output(port: &Port, value: Value) -> Result<Output<'_>, RunError> {
         (Value::FloatTensor(t), TensorType::F16) => writer(t, |v: f32| f16::from_f32(v).to_le_bytes()),
         (Value::Int32Tensor(t), TensorType::I32) => writer(t, |v: i32| v.to_le_bytes()),
         (Value::Int32Tensor(t), TensorType::I64) => writer(t, |v: i32| i64::from(v).to_le_bytes()),
-        (Value::Int32Tensor(t), TensorType::U8) => writer(t, |v: i32| [u8::from(v != 0)]),
+        (Value::Int32Tensor(t), TensorType::Bool) => writer(t, |v: i32| [u8::from(v != 0)]),
         (Value::UInt8Tensor(t), TensorType::U8) => writer(t, |v: u8| [v]),
-        (Value::Int8Tensor(t), TensorType::U8) => writer(t, |v: i8| v.to_le_bytes()),
+        (Value::Int8Tensor(t), TensorType::I8) => writer(t, |v: i8| v.to_le_bytes()),
         (value, ty) => {
             let got = value.dtype();
             return Err(RunError::Engine(format!(

@@ -32,9 +32,9 @@ pub mod worker;
 
 pub use error::{LoadError, PrepareError, RunError};
 pub use info::{Batching, DryRun, Lookup, ModelInfo, ModelLimits, PackedForm};
-pub use prepare::{compat, prepare, try_prepared};
+pub use prepare::{compat, prepare, read_info, try_prepared};
 pub use rten::{ENVIRONMENT, Rten};
-pub use tensor::{Port, Signature, Tensor, TensorError, TensorType, bytes as bytes_of};
+pub use tensor::{PORT_NAME_BYTES_MAX, Port, Signature, Tensor, TensorError, TensorType, bytes as bytes_of};
 
 use serde::{Deserialize, Serialize};
 use std::fs::File;

@@ -3,7 +3,8 @@
 use crate::{Lookup, ModelInfo, ReadAhead};
 use memmap2::{Advice, Mmap, MmapOptions};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// How much is read at once: a few huge pages, so that a run that waits for the first of them goes on early.
@@ -19,9 +20,10 @@ pub fn bytes_of(file: &File) -> io::Result<u64> {
 }
 
 /// All bytes of a file that was not read yet.
-pub fn bytes_in(mut file: &File) -> io::Result<Vec<u8>> {
+pub fn bytes_in(file: &File) -> io::Result<Vec<u8>> {
     let mut all = vec![0; usize::try_from(bytes_of(file)?).map_err(io::Error::other)?];
-    file.read_exact(&mut all)?;
+    // Not by its position, which another process may share.
+    file.read_exact_at(&mut all, 0)?;
     Ok(all)
 }
 

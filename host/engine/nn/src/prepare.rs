@@ -4,21 +4,21 @@ use crate::mapped::bytes_in;
 use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
-    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
-    WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rten, softmax, wire,
+    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError,
+    Signature, TensorType, WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rten, softmax, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
 use prost::Message;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
 
 /// Number of the format of prepared directories, and the engine's version as in the workspace's manifest.
-const COMPAT: &str = "3-rten0.27";
+const COMPAT: &str = "4-rten0.27";
 
 /// A name for what prepared directories depend on. Where it changes, they have to be prepared anew.
 pub fn compat() -> String {
@@ -106,7 +106,7 @@ pub fn prepare(
 pub fn try_prepared(dir: &Path, samples: &[Sample], limits: &ModelLimits) -> Result<ModelInfo, PrepareError> {
     let unreadable = |source| PrepareError::Io { action: "read the prepared model", source };
     let file = File::open(dir.join(INFO_FILE)).map_err(unreadable)?;
-    let info = read_info(&file).map_err(|e| unreadable(std::io::Error::other(e)))?;
+    let info = read_info(&file).map_err(|e| unreadable(io::Error::other(e)))?;
     let trial = dry_run::run(dir, &info.signature, samples, limits)?;
     Ok(ModelInfo { dry_run: Some(trial.dry_run), ..info })
 }
@@ -178,13 +178,20 @@ fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) ->
     if name.is_empty() {
         return Err(refuse("it has no name".into()));
     }
+    if name.len() > PORT_NAME_BYTES_MAX {
+        let (start, got) = (name.chars().take(40).collect(), name.len());
+        let reason = format!("its name has {got} bytes; at most {PORT_NAME_BYTES_MAX} are allowed");
+        return Err(PrepareError::Port { port: kind, name: start, reason });
+    }
     let Some(TypeValue::Tensor(tensor)) = value.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
         return Err(refuse("it is not a tensor".into()));
     };
     let number = tensor.elem_type.unwrap_or_default();
     let ty = match Element::from_number(number) {
         Some(Element::Float) => TensorType::F32,
-        Some(Element::Uint8 | Element::Int8 | Element::Bool) => TensorType::U8,
+        Some(Element::Bool) => TensorType::Bool,
+        Some(Element::Int8) => TensorType::I8,
+        Some(Element::Uint8) => TensorType::U8,
         Some(Element::Int32) => TensorType::I32,
         Some(Element::Int64) => TensorType::I64,
         Some(Element::Float16) => TensorType::F16,
@@ -225,7 +232,7 @@ fn write_weights(graph: &mut GraphProto, out_dir: &Path) -> Result<Written, Prep
 
 fn write_info(out_dir: &Path, info: &ModelInfo) -> Result<(), PrepareError> {
     let json = serde_json::to_vec(info)
-        .map_err(|e| PrepareError::Io { action: WRITE, source: std::io::Error::other(e) })?;
+        .map_err(|e| PrepareError::Io { action: WRITE, source: io::Error::other(e) })?;
     write_file(&out_dir.join(INFO_FILE), &json).map(drop)
 }
 
@@ -239,9 +246,22 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
     Ok(bytes.len() as u64)
 }
 
+/// Largest description of a prepared model, in bytes. The child that wrote it has read the upload, so the host
+/// does not trust its size.
+const INFO_BYTES_MAX: u64 = 4 << 20;
+
 /// Reads the description of a prepared model.
+///
+/// # Errors
+/// A file that cannot be read, is larger than any description, is none, or was written by another version.
 pub fn read_info(file: &File) -> Result<ModelInfo, LoadError> {
-    let json = bytes_in(file).map_err(|source| LoadError::Io { what: INFO_FILE.into(), source })?;
+    let failed = |source| LoadError::Io { what: INFO_FILE.into(), source };
+    let got = mapped::bytes_of(file).map_err(failed)?;
+    if got > INFO_BYTES_MAX {
+        let text = format!("it has {got} bytes; at most {INFO_BYTES_MAX} are read");
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
+    }
+    let json = bytes_in(file).map_err(failed)?;
     let info: ModelInfo = serde_json::from_slice(&json)?;
     if info.compat != COMPAT {
         return Err(LoadError::Compat { found: info.compat, expected: COMPAT.into() });

@@ -60,6 +60,8 @@ fn element(ty: TensorType, value: f64) -> Result<Vec<u8>, String> {
         false => Err(format!("{value} is more than {ty} holds")),
     };
     Ok(match ty {
+        TensorType::Bool => vec![whole(0.0, 1.0)? as u8],
+        TensorType::I8 => (whole(-128.0, 127.0)? as i8).to_le_bytes().into(),
         TensorType::U8 => vec![whole(0.0, 255.0)? as u8],
         // The engine computes with 32-bit integers.
         TensorType::I32 => (whole(f64::from(i32::MIN), f64::from(i32::MAX))? as i32).to_le_bytes().into(),
@@ -97,7 +99,7 @@ mod tests {
         let inputs = vec![
             port("x", TensorType::F32, &[None, Some(2)]),
             port("ids", TensorType::I64, &[None]),
-            port("mask", TensorType::U8, &[Some(1)]),
+            port("mask", TensorType::Bool, &[Some(1)]),
         ];
         Signature { inputs, outputs: Vec::new() }
     }
@@ -140,8 +142,8 @@ mod tests {
             ),
             (sample("ids", &[1], &[3e9]), "the input is i64"),
             (
-                sample("mask", &[1], &[-1.0]),
-                "\"mask\": -1 is not a whole number from 0 to 255; the input is u8",
+                sample("mask", &[1], &[2.0]),
+                "\"mask\": 2 is not a whole number from 0 to 1; the input is bool",
             ),
             (sample("x", &[2, 2], &[0.0]), "\"x\": f32[2, 2] takes 16 bytes"),
         ] {

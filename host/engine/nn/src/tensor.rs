@@ -4,10 +4,14 @@ use crate::TensorView;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Element types of `wasi:nn`. ONNX's `bool` (0 or 1) and `int8` (the same bits) cross as [`TensorType::U8`].
+/// Element types. `wasi:nn` has neither [`TensorType::Bool`] nor [`TensorType::I8`]: both cross there as
+/// [`TensorType::U8`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TensorType {
+    /// One byte: 0 or 1. In an input every other byte is true, too.
+    Bool,
+    I8,
     U8,
     I32,
     I64,
@@ -21,7 +25,7 @@ impl TensorType {
     /// Bytes of one element.
     pub const fn size_bytes(self) -> usize {
         match self {
-            Self::U8 => 1,
+            Self::Bool | Self::I8 | Self::U8 => 1,
             Self::F16 | Self::Bf16 => 2,
             Self::I32 | Self::F32 => 4,
             Self::I64 | Self::F64 => 8,
@@ -31,6 +35,8 @@ impl TensorType {
     /// The name in JSON and in messages.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Bool => "bool",
+            Self::I8 => "i8",
             Self::U8 => "u8",
             Self::I32 => "i32",
             Self::I64 => "i64",
@@ -47,6 +53,9 @@ impl fmt::Display for TensorType {
         f.write_str(self.as_str())
     }
 }
+
+/// Longest name of an input or output, in bytes.
+pub const PORT_NAME_BYTES_MAX: usize = 512;
 
 /// A tensor: `data` holds the elements row-major, little-endian.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +136,12 @@ fn is_true(b: &bool) -> bool {
 }
 
 impl Port {
+    /// Whether a tensor of this type may go in as far as bytes are concerned: [`TensorType::U8`] stands for
+    /// the types of one byte, since guests of `wasi:nn` know no other.
+    pub fn takes_bytes_of(&self, ty: TensorType) -> bool {
+        ty == self.ty || (ty == TensorType::U8 && self.ty.size_bytes() == 1)
+    }
+
     /// Whether a tensor of this shape may go in.
     pub fn accepts(&self, shape: &[u32]) -> bool {
         !self.ranked
@@ -182,6 +197,8 @@ mod tests {
     #[test]
     fn types_are_written_in_lower_case() {
         assert_eq!(serde_json::to_string(&TensorType::Bf16).expect("json"), "\"bf16\"");
+        assert_eq!(serde_json::to_string(&TensorType::Bool).expect("json"), "\"bool\"");
+        assert_eq!(serde_json::to_string(&TensorType::I8).expect("json"), "\"i8\"");
         let port: Port = serde_json::from_str(r#"{"name":"x","type":"f32","shape":[null,2]}"#).expect("port");
         assert_eq!(port.shape, vec![None, Some(2)]);
     }

@@ -1,4 +1,7 @@
-//! `wasi:nn` for guests: models by name, only the function's own, run in their workers.
+//! `wasi:nn` for guests: models by name, only the function's own, run in their workers. And `vesta:nn`, which
+//! says of the same models and tensors what `wasi:nn` cannot.
+
+mod vesta;
 
 use super::logs::GuestLog;
 use crate::meter::share::Share;
@@ -7,16 +10,16 @@ use crate::models::{Call, InferenceError, Model, Models};
 use std::sync::Arc;
 use std::time::Instant;
 use vesta_core::TenantName;
-use vesta_nn::{RunError, TensorType};
+use vesta_nn::{PORT_NAME_BYTES_MAX, RunError, Tensor, TensorType};
 use wasmtime::component::{HasData, Resource, ResourceTable};
 
 mod bindings {
     wasmtime::component::bindgen!({
-        path: "wit/wasi-nn.wit",
-        world: "ml",
+        path: "wit",
+        world: "vesta:nn/ml",
         with: {
             "wasi:nn/graph.graph": super::GuestGraph,
-            "wasi:nn/tensor.tensor": vesta_nn::Tensor,
+            "wasi:nn/tensor.tensor": super::GuestTensor,
             "wasi:nn/inference.graph-execution-context": super::GuestContext,
             "wasi:nn/errors.error": super::GuestError,
         },
@@ -27,20 +30,21 @@ mod bindings {
         require_store_data_send: true,
     });
 }
+use bindings::vesta::nn::{signatures, tensors};
 use bindings::wasi::nn::{errors, graph, inference, tensor};
 
 /// Most dimensions of a tensor, and most characters of an error's message: both lie on the host's heap.
 const DIMENSIONS_MAX: usize = 32;
 const MESSAGE_CHARS_MAX: usize = 1_000;
 
-/// Longest name of an input, in bytes.
-const INPUT_NAME_MAX: usize = 512;
-
 /// What a tensor takes on the host's heap, in bytes.
-fn held_bytes(tensor: &vesta_nn::Tensor) -> u64 {
+fn held_bytes(tensor: &Tensor) -> u64 {
     (tensor.data.len() + 4 * tensor.shape.len()) as u64
 }
 
+/// A handle of a tensor. A guest may have several of one tensor, whose memory counts once: nobody but the
+/// guest's handles, and a run while it lasts, refers to it.
+pub struct GuestTensor(Arc<Tensor>);
 /// A model as one guest holds it.
 pub struct GuestGraph(Arc<Model>);
 /// A model ready to run, as one guest holds it.
@@ -80,7 +84,7 @@ impl HasData for HasNn {
     type Data<'a> = NnView<'a>;
 }
 
-/// Adds the four interfaces to a linker.
+/// Adds the interfaces to a linker.
 pub(crate) fn add_to_linker<T: Send + 'static>(
     linker: &mut wasmtime::component::Linker<T>,
     view: fn(&mut T) -> NnView<'_>,
@@ -88,7 +92,9 @@ pub(crate) fn add_to_linker<T: Send + 'static>(
     graph::add_to_linker::<_, HasNn>(linker, view)?;
     tensor::add_to_linker::<_, HasNn>(linker, view)?;
     inference::add_to_linker::<_, HasNn>(linker, view)?;
-    errors::add_to_linker::<_, HasNn>(linker, view)
+    errors::add_to_linker::<_, HasNn>(linker, view)?;
+    tensors::add_to_linker::<_, HasNn>(linker, view)?;
+    signatures::add_to_linker::<_, HasNn>(linker, view)
 }
 
 type Answer<T> = wasmtime::Result<Result<T, Resource<GuestError>>>;
@@ -99,7 +105,7 @@ impl NnView<'_> {
         Ok(Err(self.table.push(GuestError { code, message })?))
     }
 
-    fn push_tensor(&mut self, tensor: vesta_nn::Tensor) -> wasmtime::Result<Resource<vesta_nn::Tensor>> {
+    fn push_tensor(&mut self, tensor: Tensor) -> wasmtime::Result<Resource<GuestTensor>> {
         let bytes = held_bytes(&tensor);
         let held = self.ctx.tensor_bytes + bytes;
         if held > self.ctx.tensor_bytes_max {
@@ -109,7 +115,39 @@ impl NnView<'_> {
         self.ctx.buffers.grow(bytes, self.meter)?;
         self.ctx.tensor_bytes = held;
         self.meter.memory_grows(bytes);
-        Ok(self.table.push(tensor)?)
+        Ok(self.table.push(GuestTensor(Arc::new(tensor)))?)
+    }
+
+    /// A tensor that the guest makes.
+    fn new_tensor(
+        &mut self,
+        ty: TensorType,
+        shape: Vec<u32>,
+        data: Vec<u8>,
+    ) -> wasmtime::Result<Resource<GuestTensor>> {
+        if shape.len() > DIMENSIONS_MAX {
+            wasmtime::bail!("a tensor of {} dimensions; at most {DIMENSIONS_MAX}", shape.len());
+        }
+        // A shape that does not fit its data is told by compute, which can answer with an error.
+        self.push_tensor(Tensor { ty, shape, data })
+    }
+
+    /// Why inputs are not given to a run, if they are not.
+    fn unfit(&self, inputs: &[(String, Arc<Tensor>)]) -> Option<(errors::ErrorCode, String)> {
+        if let Some((name, _)) = inputs.iter().find(|(name, _)| name.len() > PORT_NAME_BYTES_MAX) {
+            let message =
+                format!("the name of an input has {} bytes; at most {PORT_NAME_BYTES_MAX}", name.len());
+            return Some((errors::ErrorCode::InvalidArgument, message));
+        }
+        // The guest holds each tensor once, and may give it several times.
+        let (bytes, most) =
+            (inputs.iter().map(|(_, t)| held_bytes(t)).sum::<u64>(), self.ctx.tensor_bytes_max);
+        (bytes > most).then(|| {
+            (
+                errors::ErrorCode::TooLarge,
+                format!("the inputs have {bytes} bytes; at most {most} (limits.memory)"),
+            )
+        })
     }
 
     /// What ended a run is known to the meter by name, and stands in the function's log.
@@ -126,8 +164,10 @@ impl NnView<'_> {
         self.log.note(&e.to_string());
     }
 
-    /// Tensors of so many bytes are gone.
-    fn let_go(&mut self, bytes: u64) {
+    /// A handle of a tensor is gone, and with the last one the tensor.
+    fn release(&mut self, tensor: Arc<Tensor>) {
+        let Some(tensor) = Arc::into_inner(tensor) else { return };
+        let bytes = held_bytes(&tensor);
         self.ctx.tensor_bytes -= bytes;
         self.ctx.buffers.shrink(bytes);
         self.meter.memory_shrinks(bytes);
@@ -176,18 +216,17 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
     async fn compute(
         &mut self,
         context: Resource<GuestContext>,
-        inputs: Vec<(String, Resource<vesta_nn::Tensor>)>,
-    ) -> Answer<Vec<(String, Resource<vesta_nn::Tensor>)>> {
+        inputs: Vec<(String, Resource<GuestTensor>)>,
+    ) -> Answer<Vec<(String, Resource<GuestTensor>)>> {
         let model = self.table.get(&context)?.0.clone();
         // Taken from the guest, and on its books until the run has ended.
         let mut named = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
-            named.push((name, self.table.delete(tensor)?));
+            named.push((name, self.table.delete(tensor)?.0));
         }
-        if let Some((name, _)) = named.iter().find(|(name, _)| name.len() > INPUT_NAME_MAX) {
-            let message = format!("the name of an input has {} bytes; at most {INPUT_NAME_MAX}", name.len());
-            named.iter().for_each(|(_, tensor)| self.let_go(held_bytes(tensor)));
-            return self.refuse(errors::ErrorCode::InvalidArgument, message);
+        if let Some((code, message)) = self.unfit(&named) {
+            named.into_iter().for_each(|(_, tensor)| self.release(tensor));
+            return self.refuse(code, message);
         }
         let Some(tenant) = self.tenant else {
             return self.refuse(errors::ErrorCode::Security, "models are there in requests only");
@@ -214,9 +253,7 @@ impl inference::HostGraphExecutionContext for NnView<'_> {
             }
         };
         // Let go of last: inputs and outputs are held together.
-        for (_, tensor) in named {
-            self.let_go(held_bytes(&tensor));
-        }
+        named.into_iter().for_each(|(_, tensor)| self.release(tensor));
         match answer {
             Ok(outputs) => Ok(Ok(outputs)),
             Err(e) => self.refuse(code_of(&e), e.to_string()),
@@ -246,25 +283,21 @@ impl tensor::HostTensor for NnView<'_> {
         shape: Vec<u32>,
         ty: tensor::TensorType,
         data: Vec<u8>,
-    ) -> wasmtime::Result<Resource<vesta_nn::Tensor>> {
-        if shape.len() > DIMENSIONS_MAX {
-            wasmtime::bail!("a tensor of {} dimensions; at most {DIMENSIONS_MAX}", shape.len());
-        }
-        // A shape that does not fit its data is told by compute, which can answer with an error.
-        self.push_tensor(vesta_nn::Tensor { ty: from_guest(ty), shape, data })
+    ) -> wasmtime::Result<Resource<GuestTensor>> {
+        self.new_tensor(from_guest(ty), shape, data)
     }
-    fn dimensions(&mut self, tensor: Resource<vesta_nn::Tensor>) -> wasmtime::Result<Vec<u32>> {
-        Ok(self.table.get(&tensor)?.shape.clone())
+    fn dimensions(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<Vec<u32>> {
+        Ok(self.table.get(&tensor)?.0.shape.clone())
     }
-    fn ty(&mut self, tensor: Resource<vesta_nn::Tensor>) -> wasmtime::Result<tensor::TensorType> {
-        Ok(to_guest(self.table.get(&tensor)?.ty))
+    fn ty(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<tensor::TensorType> {
+        Ok(to_guest(self.table.get(&tensor)?.0.ty))
     }
-    fn data(&mut self, tensor: Resource<vesta_nn::Tensor>) -> wasmtime::Result<Vec<u8>> {
-        Ok(self.table.get(&tensor)?.data.clone())
+    fn data(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<Vec<u8>> {
+        Ok(self.table.get(&tensor)?.0.data.clone())
     }
-    fn drop(&mut self, tensor: Resource<vesta_nn::Tensor>) -> wasmtime::Result<()> {
-        let tensor = self.table.delete(tensor)?;
-        self.let_go(held_bytes(&tensor));
+    fn drop(&mut self, tensor: Resource<GuestTensor>) -> wasmtime::Result<()> {
+        let tensor = self.table.delete(tensor)?.0;
+        self.release(tensor);
         Ok(())
     }
 }
@@ -287,7 +320,7 @@ fn to_guest(ty: TensorType) -> tensor::TensorType {
         TensorType::F32 => tensor::TensorType::Fp32,
         TensorType::F64 => tensor::TensorType::Fp64,
         TensorType::Bf16 => tensor::TensorType::Bf16,
-        TensorType::U8 => tensor::TensorType::U8,
+        TensorType::Bool | TensorType::I8 | TensorType::U8 => tensor::TensorType::U8,
         TensorType::I32 => tensor::TensorType::I32,
         TensorType::I64 => tensor::TensorType::I64,
     }

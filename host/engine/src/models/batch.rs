@@ -15,7 +15,7 @@ use super::slots::Slot;
 use super::worker::Worker;
 use std::mem::take;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -37,8 +37,8 @@ type Tensors = Vec<(String, Tensor)>;
 /// A model's runs that wait for a slot and may be merged.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// Known once the model's description was read; `None` where runs are not merged.
-    measured: OnceLock<Option<Batching>>,
+    /// What the trial at deploy has found; `None` where runs are not merged.
+    measured: Option<Batching>,
     waiting: Mutex<Vec<Arc<Member>>>,
     failures: AtomicU32,
 }
@@ -51,6 +51,8 @@ struct Member {
     tenant: TenantName,
     likeness: Likeness,
     rows: u32,
+    /// Size of the inputs.
+    bytes: u64,
     outputs_max: u64,
     deadline: Instant,
     rider: Mutex<Option<Rider>>,
@@ -58,11 +60,9 @@ struct Member {
 
 /// What a merged run takes of a member: once.
 struct Rider {
-    inputs: Tensors,
+    inputs: Vec<(String, Arc<Tensor>)>,
     payer: Payer,
     held: Option<Arc<Reservation>>,
-    /// The copy of the inputs, on the host's books.
-    _memory: Taken,
     taken: oneshot::Sender<oneshot::Receiver<Merged>>,
 }
 
@@ -70,9 +70,8 @@ struct Rider {
 type Merged = Option<Tensors>;
 
 impl Queue {
-    /// What the trial at deploy has found.
-    pub fn is_measured(&self, batching: Option<Batching>) {
-        let _ = self.measured.set(batching);
+    pub fn of(measured: Option<Batching>) -> Queue {
+        Queue { measured, ..Queue::default() }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Arc<Member>>> {
@@ -168,7 +167,7 @@ impl Model {
         call: &Call<'_>,
         batch: Batch,
     ) -> Option<(Arc<Member>, oneshot::Receiver<oneshot::Receiver<Merged>>)> {
-        let batching = (*self.batches.measured.get()?)?;
+        let batching = self.batches.measured?;
         if self.batches.failures.load(Relaxed) >= FAILURES_MAX || batch.max < 2 || self.settings.threads > 1 {
             return None;
         }
@@ -180,8 +179,6 @@ impl Model {
         {
             return None;
         }
-        let mut memory = self.inference.memory.memory().none(Kind::Buffers);
-        memory.grow(bytes).ok()?;
         let mut inputs = call.inputs.to_vec();
         inputs.sort_by(|a, b| a.0.cmp(&b.0));
         let likeness = inputs.iter().map(|(name, t)| (name.clone(), t.ty, t.shape[1..].to_vec())).collect();
@@ -190,13 +187,13 @@ impl Model {
             inputs,
             payer: Payer { meter: call.meter.clone(), rows },
             held: call.held.clone(),
-            _memory: memory,
             taken: say_taken,
         };
         let member = Member {
             tenant: call.tenant.clone(),
             likeness,
             rows,
+            bytes,
             outputs_max: call.outputs_max,
             deadline: call.deadline,
             rider: Mutex::new(Some(rider)),
@@ -211,6 +208,7 @@ impl Model {
         slot: Slot,
         members: &[Arc<Member>],
     ) -> oneshot::Receiver<Merged> {
+        let bytes = members.iter().map(|member| member.bytes).sum();
         let mut merged = MergedRun {
             tenant: members[0].tenant.clone(),
             inputs: Vec::new(),
@@ -219,7 +217,7 @@ impl Model {
             outputs_max: 0,
             deadline: members[0].deadline,
             held: None,
-            _memory: Vec::new(),
+            _memory: self.inference.memory.memory().hold(Kind::Buffers, bytes),
         };
         let mut first = None;
         for member in members {
@@ -236,7 +234,6 @@ impl Model {
             merged.held = merged.held.take().or(rider.held);
             merged.payers.push(rider.payer);
             merged.answers.push(answer);
-            merged._memory.push(rider._memory);
         }
         tokio::spawn(merged.run(self.clone(), worker, slot));
         first.unwrap_or_else(|| oneshot::channel().1)
@@ -244,7 +241,7 @@ impl Model {
 }
 
 /// The number of rows: the first dimension of all inputs.
-fn rows(inputs: &[(String, Tensor)]) -> Option<u32> {
+fn rows(inputs: &[(String, Arc<Tensor>)]) -> Option<u32> {
     let rows = *inputs.first()?.1.shape.first()?;
     inputs.iter().all(|(_, tensor)| tensor.shape.first() == Some(&rows)).then_some(rows)
 }
@@ -258,18 +255,19 @@ struct MergedRun {
     outputs_max: u64,
     deadline: Instant,
     held: Option<Arc<Reservation>>,
-    _memory: Vec<Taken>,
+    /// The merged inputs, on the host's books.
+    _memory: Taken,
 }
 
 impl MergedRun {
-    fn add(&mut self, member: &Member, inputs: Tensors) {
+    fn add(&mut self, member: &Member, inputs: Vec<(String, Arc<Tensor>)>) {
         self.outputs_max = self.outputs_max.saturating_add(member.outputs_max);
         self.deadline = self.deadline.max(member.deadline);
         if self.inputs.is_empty() {
-            self.inputs = inputs;
+            self.inputs = inputs.iter().map(|(name, tensor)| (name.clone(), Tensor::clone(tensor))).collect();
             return;
         }
-        for ((_, all), (_, more)) in self.inputs.iter_mut().zip(inputs) {
+        for ((_, all), (_, more)) in self.inputs.iter_mut().zip(&inputs) {
             all.shape[0] += more.shape[0];
             all.data.extend_from_slice(&more.data);
         }
@@ -277,9 +275,11 @@ impl MergedRun {
 
     async fn run(mut self, model: Arc<Model>, worker: Arc<Worker>, slot: Slot) {
         let mut answers = take(&mut self.answers);
+        let inputs: Vec<_> =
+            take(&mut self.inputs).into_iter().map(|(name, t)| (name, Arc::new(t))).collect();
         let call = Call {
             tenant: &self.tenant,
-            inputs: &self.inputs,
+            inputs: &inputs,
             outputs_max: self.outputs_max,
             meter: &self.payers[0].meter,
             deadline: self.deadline,

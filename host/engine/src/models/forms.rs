@@ -11,13 +11,12 @@
 //! worker, which then ends. Making the form is the platform's time, and billed to nobody.
 
 use super::model::Model;
-use std::fs::File;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vesta_core::forms::{Account, Gain};
 use vesta_core::keepalive::{BASE_PRICE, price};
 use vesta_core::memory::{Kind, Taken};
-use vesta_nn::{Form, INFO_FILE, ModelInfo};
+use vesta_nn::{Form, PackedForm};
 
 /// The least time between giving a form up and making it again.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -29,7 +28,10 @@ const FAILURES_MAX: u32 = 3;
 /// What is known of a model's forms.
 #[derive(Default)]
 pub(super) struct Forms {
-    measured: Measured,
+    /// What the trial at deploy has measured; `None` where the packed form is of no use.
+    measured: Option<PackedForm>,
+    /// Opened with the first runs.
+    account: Option<Account>,
     /// The form, the runs and the time at the last review.
     was: Option<Form>,
     runs: u64,
@@ -39,13 +41,20 @@ pub(super) struct Forms {
     failures: u32,
 }
 
-#[derive(Default)]
-enum Measured {
-    /// Not looked at: nothing has run yet.
-    #[default]
-    Unread,
-    Useless,
-    Useful(Account),
+impl Forms {
+    pub fn of(measured: Option<PackedForm>) -> Forms {
+        Forms { measured, ..Forms::default() }
+    }
+}
+
+/// The account of a packed form; a run takes `run_ns` without it.
+fn account(packed: PackedForm, run_ns: u64) -> Account {
+    Account::new(Gain {
+        // As far as the runs since the trial bear it out.
+        saved_ms: packed.saved_cpu_ms.min(run_ns as f64 / 1e6),
+        made_ms: packed.load_cpu_ms.max(MADE_MIN_MS),
+        bytes: packed.bytes,
+    })
 }
 
 impl Model {
@@ -57,14 +66,12 @@ impl Model {
         if forms.is_changing || runs == 0 {
             return;
         }
-        if matches!(forms.measured, Measured::Unread) {
-            forms.measured = self.measured();
-        }
         let passed = forms.at.replace(now).map_or(Duration::ZERO, |at| now - at);
         let answered = runs - std::mem::replace(&mut forms.runs, runs);
         let was = std::mem::replace(&mut forms.was, form);
         let may_be_made = forms.not_before.is_none_or(|at| now >= at);
-        let Measured::Useful(account) = &mut forms.measured else { return };
+        let Some(packed) = forms.measured else { return };
+        let account = forms.account.get_or_insert_with(|| account(packed, self.estimate().cpu_ns));
         let memory = self.inference.memory.memory();
         account.advance(answered, passed, price(memory.used(), memory.budget()));
         match (was, form) {
@@ -89,20 +96,6 @@ impl Model {
 
     fn forms(&self) -> MutexGuard<'_, Forms> {
         self.forms.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the trial at deploy has measured of this and of merged runs, as far as the runs since then bear it out.
-    fn measured(&self) -> Measured {
-        let info = File::open(self.dir().join(INFO_FILE)).ok();
-        let info: Option<ModelInfo> = info.and_then(|file| serde_json::from_reader(file).ok());
-        self.batches.is_measured(info.as_ref().and_then(|info| info.batching));
-        let Some(packed) = info.and_then(|info| info.packed) else { return Measured::Useless };
-        let run_ms = self.estimate().cpu_ns as f64 / 1e6;
-        Measured::Useful(Account::new(Gain {
-            saved_ms: packed.saved_cpu_ms.min(run_ms),
-            made_ms: packed.load_cpu_ms.max(MADE_MIN_MS),
-            bytes: packed.bytes,
-        }))
     }
 
     /// Memory of the host that nobody else has a use for at the moment; nothing is made to go for it.
@@ -136,7 +129,7 @@ impl Model {
                     forms.failures += 1;
                     forms.not_before = Some(Instant::now() + PAUSE);
                     if forms.failures >= FAILURES_MAX {
-                        forms.measured = Measured::Useless;
+                        forms.measured = None;
                     }
                 }
             }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use vesta_core::memory::{Grant, Taken};
-use vesta_nn::{Form, LoadError, PreparedFiles};
+use vesta_nn::{Form, LoadError, PreparedFiles, Signature, read_info};
 
 /// Deaths of a model's workers, with no run answered in between, after which the model is set aside.
 const DEATHS_MAX: u32 = 5;
@@ -43,6 +43,8 @@ pub(crate) struct Inference {
 pub(crate) struct Model {
     pub inference: Arc<Inference>,
     pub settings: Settings,
+    /// As its description says.
+    pub signature: Signature,
     dir: PathBuf,
     resident: u64,
     worker: Mutex<Option<Arc<Worker>>>,
@@ -115,12 +117,14 @@ impl Model {
     ) -> Result<(Arc<Model>, u64), StartError> {
         let lanes = if settings.threads > 1 { 1 } else { inference.slots_max };
         let files = open(&dir)?;
+        let info = read_info(&files.info).map_err(|e| StartError::Refused(e.to_string()))?;
         let size = |file: &std::fs::File| file.metadata().map_or(0, |m| m.len());
         let resident = size(&files.graph) + size(&files.weights);
         let (worker, cpu_ns) = start(&inference.stock, &files, settings, lanes)?;
         let model = Model {
             inference,
             settings,
+            signature: info.signature,
             dir,
             resident,
             worker: Mutex::new(Some(worker)),
@@ -131,8 +135,8 @@ impl Model {
             run_wall_ns: AtomicU64::new(0),
             run_wall_least_ns: AtomicU64::new(0),
             answered: AtomicU64::new(0),
-            forms: Mutex::new(Forms::default()),
-            batches: Queue::default(),
+            forms: Mutex::new(Forms::of(info.packed)),
+            batches: Queue::of(info.batching),
         };
         Ok((Arc::new(model), cpu_ns))
     }

@@ -33,7 +33,7 @@ const LOOK_MIN: Duration = Duration::from_millis(2);
 /// What a run is given.
 pub(crate) struct Call<'a> {
     pub tenant: &'a TenantName,
-    pub inputs: &'a [(String, Tensor)],
+    pub inputs: &'a [(String, Arc<Tensor>)],
     /// What the outputs may take, in bytes.
     pub outputs_max: u64,
     pub meter: &'a Arc<Meter>,

@@ -121,7 +121,7 @@ fn graphs_nested_too_deeply_are_refused() {
     let prepared = prepare_model(&nested(most, depth_max() - most as usize));
     prepared.result.as_ref().expect("prepared");
     let graph = load(prepared.dir.path()).expect("loaded");
-    let condition = Tensor { ty: TensorType::U8, shape: Vec::new(), data: vec![1] };
+    let condition = Tensor { ty: TensorType::Bool, shape: Vec::new(), data: vec![1] };
     let output =
         graph.run(vec![("x".into(), f32s(&[1, 4], &[1.0; 4])), ("c".into(), condition)]).expect("a run");
     assert_eq!(as_f32s(&output.outputs[0].1), [1.0; 4]);

@@ -193,6 +193,13 @@ fn a_trial_run_that_fails() {
 }
 
 #[test]
+fn an_input_whose_name_no_run_could_give_is_refused() {
+    let long = "x".repeat(513);
+    let error = changed(|_, g| g.input.push(port(&long, 1, &[1])));
+    assert_says(&error, "port-not-supported", &["its name has 513 bytes; at most 512"]);
+}
+
+#[test]
 fn damaged_bytes_never_panic() {
     let bytes = linear().encode_to_vec();
     let limits = ModelLimits { trial_bytes_max: 1 << 16, ..ModelLimits::default() };

@@ -178,8 +178,22 @@ fn integers_and_booleans_cross_in_the_types_that_the_model_states() {
     assert!(matches!(too_large, RunError::OutOfRange { index: 1, .. }), "{too_large}");
 
     let not = loaded(&prepare_model(&unary(17, node("Not", &["x"], "y"), 9, &[3])));
-    let input = Tensor { ty: TensorType::U8, shape: vec![3], data: vec![0, 1, 200] };
-    assert_eq!(run_one(not.as_ref(), input).data, [1, 0, 0]);
+    // A guest of wasi:nn has bytes only.
+    for ty in [TensorType::Bool, TensorType::U8] {
+        let input = Tensor { ty, shape: vec![3], data: vec![0, 1, 200] };
+        let output = run_one(not.as_ref(), input);
+        assert_eq!((output.ty, &output.data[..]), (TensorType::Bool, &[1, 0, 0][..]));
+    }
+
+    let same = loaded(&prepare_model(&unary(17, node("Identity", &["x"], "y"), 3, &[2])));
+    for ty in [TensorType::I8, TensorType::U8] {
+        let input = Tensor { ty, shape: vec![2], data: vec![0x80, 0x7f] };
+        let output = run_one(same.as_ref(), input);
+        assert_eq!((output.ty, &output.data[..]), (TensorType::I8, &[0x80, 0x7f][..]));
+    }
+    let input = Tensor { ty: TensorType::Bool, shape: vec![2], data: vec![0, 1] };
+    let error = same.run(vec![("x".into(), input)]).expect_err("a boolean is no number");
+    assert_eq!(error.to_string(), "input \"x\" must be i8, not bool");
 }
 
 #[test]
@@ -395,4 +409,17 @@ fn runs_are_merged_where_each_row_is_computed_by_itself_and_nowhere_else() {
     // The largest of all rows, by which each is divided.
     let largest = NodeProto { attribute: vec![int("keepdims", 1)], ..node("ReduceMax", &["h6"], "y") };
     assert_eq!(rows_and(largest, vec![]).batching, None);
+}
+
+#[test]
+fn a_description_that_is_larger_than_any_is_not_read() {
+    let prepared = prepare_model(&linear());
+    let path = prepared.dir.path().join(INFO_FILE);
+    let file = std::fs::OpenOptions::new().append(true).open(&path).expect("a description");
+    file.set_len(4 << 20).expect("its end");
+    // Not JSON, but read.
+    assert!(matches!(load(prepared.dir.path()), Err(LoadError::Info(_))));
+    file.set_len((4 << 20) + 1).expect("its end");
+    let Err(error) = load(prepared.dir.path()) else { panic!("it was read") };
+    assert!(error.to_string().contains("it has 4194305 bytes; at most 4194304 are read"), "{error}");
 }

@@ -170,7 +170,7 @@ impl Lane {
     /// Writes the inputs into the lane's memory and has the worker begin.
     pub fn begin(
         &mut self,
-        inputs: &[(String, Tensor)],
+        inputs: &[(String, Arc<Tensor>)],
         memory: &Arc<dyn Grant>,
         meter: &Meter,
     ) -> Result<(), LaneError> {

@@ -24,6 +24,7 @@ fn handle(req: Request) -> Result<Response, Error> {
         return Err(Error::bad_request("must not be empty").with_field("values"));
     }
 
+    // Values that the model does not take are the client's mistake: `?` answers 400 with what it takes.
     let input = Tensor::new([1, question.values.len()], question.values)?;
     let output = Model::load(MODEL)?.run([(INPUT, input)])?.get::<f32>(OUTPUT)?;
 
