@@ -92,6 +92,9 @@ fn runs_that_wait_are_merged_and_each_gets_its_own_rows_and_pays_for_them() {
 fn clients_that_go_away_take_nobody_along() {
     let host = Host::builder().config("inference_slots = 1\n").start();
     deployed(&host, &host.control(), &package());
+    let [worker] = host.process().busy_workers()[..] else { panic!("one worker") };
+    let (before, billed) = (worker.cpu(), || host.metrics().sum_of("faas_cpu_usage_seconds_total", "same"));
+    let billed_before = billed();
     std::thread::scope(|scope| {
         for letter in 'A'..='H' {
             let host = &host;
@@ -118,28 +121,71 @@ fn clients_that_go_away_take_nobody_along() {
         (host.metric("vesta_inference_waiting") == 0.0).then_some(())
     });
     assert!(host.metric("vesta_inference_merged_total") > 0.0);
+    // Whoever went away has paid for what was computed for it.
+    let kernel = worker.cpu().since(&before).as_secs_f64();
+    wait_for("all bills to be closed", PATIENCE, || (billed() - billed_before >= 0.9 * kernel).then_some(()));
     let text = host.invoke("same", &path('Z')).expect(200).text();
     assert!(is_answer(&text, 'Z'), "{text}");
 }
 
 #[test]
-fn runs_of_two_tenants_are_never_merged() {
+fn runs_of_different_tenants_are_never_merged() {
     let host = Host::builder().config("inference_slots = 1\n").start();
-    let key = host.tenant("other");
-    package().deploy(&host.control().with_key(&key));
-    deployed(&host, &host.control(), &package());
-    let (mine, others) = (host.data(), host.data().with_key(&key));
+    let tenants: Vec<(String, Api)> = ('A'..='D')
+        .map(|letter| {
+            let tenant = format!("tenant-{}", letter.to_lowercase());
+            let key = host.tenant(&tenant);
+            package().deploy(&host.control().with_key(&key));
+            (tenant, host.data().with_key(&key))
+        })
+        .collect();
+    let ask = |(tenant, api): &(String, Api), letter: char| {
+        let text = api.get(&format!("/fn/{tenant}/same{}", path(letter))).expect(200).text();
+        assert!(is_answer(&text, letter), "{letter}: {text}");
+    };
+    // A client of each: they wait for one another, and none rides with another.
     std::thread::scope(|scope| {
-        for (api, tenant, letter) in [(&mine, "default", 'A'), (&others, "other", 'B')] {
+        for (tenant, letter) in tenants.iter().zip('A'..='D') {
+            scope.spawn(move || (0..20).for_each(|_| ask(tenant, letter)));
+        }
+    });
+    assert_eq!(host.metric("vesta_inference_merged_total"), 0.0);
+    // As many clients of one.
+    std::thread::scope(|scope| {
+        for letter in 'A'..='D' {
+            let tenant = &tenants[0];
+            scope.spawn(move || (0..20).for_each(|_| ask(tenant, letter)));
+        }
+    });
+    assert!(host.metric("vesta_inference_merged_total") > 0.0);
+}
+
+/// Three requests whose data is not what their shapes say, and which would be one that is.
+#[test]
+fn tensors_that_are_not_what_their_shapes_say_are_told_so_and_shift_nobodys_rows() {
+    let host = Host::builder().config("inference_slots = 1\n").start();
+    deployed(&host, &host.control(), &package());
+    let lying = |bytes: usize| format!("/infer?model=m&input=x&shape=1x{SIDE}&bytes={bytes}");
+    std::thread::scope(|scope| {
+        let (host, lying) = (&host, &lying);
+        for (bytes, letter) in
+            [(4 * SIDE - 4, 'A'), (4 * SIDE + 4, 'B'), (4 * SIDE - 4, 'C'), (4 * SIDE + 4, 'D')]
+        {
             scope.spawn(move || {
-                for _ in 0..40 {
-                    let text = api.get(&format!("/fn/{tenant}/same{}", path(letter))).expect(200).text();
+                for _ in 0..15 {
+                    let text = host.invoke("same", &lying(bytes)).expect(200).text();
+                    assert!(text.contains("error") && text.contains("takes 4096 bytes"), "{text}");
+                    let text = host.invoke("same", &path(letter)).expect(200).text();
                     assert!(is_answer(&text, letter), "{letter}: {text}");
                 }
             });
         }
     });
-    assert_eq!(host.metric("vesta_inference_merged_total"), 0.0);
+    // Sizes that no number holds.
+    let huge = "/infer?model=m&input=x&shape=1x4294967295x4294967295&bytes=8";
+    assert!(host.invoke("same", huge).expect(200).text().contains("error"));
+    let text = host.invoke("same", &path('Z')).expect(200).text();
+    assert!(is_answer(&text, 'Z'), "{text}");
 }
 
 #[test]

@@ -39,6 +39,11 @@ impl Account {
         &self.gain
     }
 
+    /// What it has earned beyond the price of its memory, in milliseconds.
+    pub fn balance_ms(&self) -> f64 {
+        self.balance_ms
+    }
+
     /// `runs` were answered in the time that has passed, at this price of memory (milliseconds per MB and second).
     pub fn advance(&mut self, runs: u64, passed: Duration, price: Price) {
         let earned = runs as f64 * self.gain.saved_ms;

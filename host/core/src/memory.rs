@@ -69,8 +69,8 @@ pub struct Memory {
     by_kind: [AtomicU64; 4],
     /// What the process was seen to hold beside what is counted here.
     uncounted: AtomicU64,
-    /// How often there was not enough.
-    shortages: AtomicU64,
+    /// The most that was asked for in vain since somebody last looked.
+    lacked: AtomicU64,
     parts: Mutex<HashMap<Key, Counted>>,
 }
 
@@ -87,7 +87,7 @@ impl Memory {
             used: AtomicU64::new(0),
             by_kind: Default::default(),
             uncounted: AtomicU64::new(0),
-            shortages: AtomicU64::new(0),
+            lacked: AtomicU64::new(0),
             parts: Mutex::default(),
         })
     }
@@ -115,9 +115,9 @@ impl Memory {
     pub fn free(&self) -> u64 {
         self.budget.saturating_sub(self.used())
     }
-    /// How often there was not enough, since the start.
-    pub fn shortages(&self) -> u64 {
-        self.shortages.load(Relaxed)
+    /// The most that was asked for in vain since the last call, in bytes.
+    pub fn take_lacked(&self) -> u64 {
+        self.lacked.swap(0, Relaxed)
     }
     /// Sets what the kernel says beyond what is counted. It leaves less to take, and takes nothing back.
     pub fn observe_uncounted(&self, bytes: u64) {
@@ -223,7 +223,7 @@ impl Memory {
         match self.used.fetch_update(Relaxed, Relaxed, fits) {
             Ok(_) => Ok(()),
             Err(used) => {
-                self.shortages.fetch_add(1, Relaxed);
+                self.lacked.fetch_max(bytes, Relaxed);
                 let free = limit.saturating_sub(used);
                 Err(Short::Now { needed: bytes, free, budget: self.budget })
             }

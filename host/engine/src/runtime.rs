@@ -13,7 +13,7 @@ use crate::imports::lookups::Lookups;
 use crate::load::{self, LoadReport, Loaded, Loader, sealed_model, source};
 use crate::meter::cpu::spending;
 use crate::meter::share::{EndIdle, InstanceMemory};
-use crate::models::{Inference, InferenceSlots, LoadedModels, Program, Stock};
+use crate::models::{Inference, InferenceSlots, LoadedModels, Program, Stock, review_forms};
 use crate::prepare::child::{self, Answer, CODE_FILE, ChildLimits, Job};
 use crate::prepare::jobs::JobFolders;
 use ipnet::IpNet;
@@ -244,11 +244,10 @@ impl Runtime {
     }
 
     /// Has each loaded model served in the form that pays by now. Called once a second or so, within a Tokio
-    /// runtime; `is_short` says that memory was refused to somebody since the last time.
-    pub fn review_models(&self, is_short: bool) {
-        for model in self.loader.loaded_models.all() {
-            model.review_form(is_short);
-        }
+    /// runtime; somebody lacked `needed` bytes of memory since the last time.
+    pub fn review_models(&self, needed: u64) {
+        let memory = self.loader.inference.memory.memory();
+        review_forms(&self.loader.loaded_models.all(), memory, needed);
     }
 
     /// Loaded models whose weights are packed.

@@ -19,7 +19,6 @@ pub async fn reap(activator: Arc<Activator>) {
     let mut price = functions.fleet.price();
     let mut next_sample = Instant::now();
     let mut samples_left = 0;
-    let mut shortages = 0;
     loop {
         for entry in functions.fleet.due(functions.now()).prewarm {
             // Nobody asked for it, and nobody pays.
@@ -31,22 +30,19 @@ pub async fn reap(activator: Arc<Activator>) {
         }
         let sample = (samples_left > 0).then_some(next_sample);
         let runtime = &activator.parts.runtime;
-        let mut is_short = || {
-            let before = std::mem::replace(&mut shortages, functions.fleet.memory().shortages());
-            shortages != before
-        };
         tokio::select! {
             () = at(due) => {}
             () = functions.woken.notified() => {
-                if is_short() {
-                    runtime.review_models(true);
+                let lacked = functions.fleet.memory().take_lacked();
+                if lacked > 0 {
+                    runtime.review_models(lacked);
                 }
             }
             () = at(sample) => {
                 let just_cold = samples_left == LAST_SAMPLES - 1;
                 look_at_memory(&activator, &mut price, just_cold).await;
                 runtime.end_overdue_instances();
-                runtime.review_models(is_short());
+                runtime.review_models(functions.fleet.memory().take_lacked());
                 next_sample = Instant::now() + SAMPLE;
                 samples_left -= 1;
             }

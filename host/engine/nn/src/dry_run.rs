@@ -3,7 +3,7 @@
 //! refused.
 
 use crate::guess::Guesses;
-use crate::onnx::ModelProto;
+use crate::onnx::{GraphProto, ModelProto};
 use crate::worker::STACK_BYTES;
 use crate::{
     Backend, Batching, DryRun, Form, GRAPH_FILE, Graph, LoadError, ModelLimits, PackedForm, Port,
@@ -12,16 +12,10 @@ use crate::{
 use prost::Message;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 use vesta_core::sample::Sample;
-
-/// What a trial found.
-pub struct Trial {
-    pub dry_run: DryRun,
-    pub packed: Option<PackedForm>,
-    pub batching: Option<Batching>,
-}
 
 /// Loads a prepared directory and runs it, on a stack as large as those of a worker.
 pub fn run(
@@ -29,12 +23,47 @@ pub fn run(
     signature: &Signature,
     samples: &[Sample],
     limits: &ModelLimits,
-) -> Result<Trial, PrepareError> {
-    let trial = || trial(dir, signature, samples, limits);
+) -> Result<DryRun, PrepareError> {
+    on_stack(|| trial(dir, signature, samples, limits))
+}
+
+/// What packed weights and merged runs would gain. It depends on the model alone: inputs are made up, whatever samples there are,
+/// since whoever deploys the same model later shares what is found here. `may_merge` says whether rows may be independent at all.
+pub fn measure(
+    dir: &Path,
+    signature: &Signature,
+    may_merge: bool,
+    limits: &ModelLimits,
+) -> Result<(Option<PackedForm>, Option<Batching>), PrepareError> {
+    on_stack(|| {
+        let graph = load(dir)?;
+        let prepared = read_graph(dir)?;
+        let guesses = Guesses::of(&prepared, signature);
+        let none = vec![None; signature.inputs.len()];
+        for inputs in guesses.each(&none, limits.trial_bytes_max) {
+            let Ok((dry_run, outputs)) = one(graph.as_ref(), inputs.clone()) else { continue };
+            let (graph, took_ms) = (graph.as_ref(), dry_run.cpu_ms);
+            let packed = packed::measure(dir, graph, &inputs, &outputs, took_ms);
+            let batching = may_merge.then(|| batching::measure(signature, graph, &inputs, took_ms)).flatten();
+            return Ok((packed, batching));
+        }
+        Ok((None, None))
+    })
+}
+
+/// Works on a stack as large as those of a worker.
+fn on_stack<T: Send>(work: impl FnOnce() -> Result<T, PrepareError> + Send) -> Result<T, PrepareError> {
     thread::scope(|scope| {
-        let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, trial);
+        let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
         let thread = thread.map_err(|source| PrepareError::Io { action: "start a thread", source })?;
         thread.join().unwrap_or_else(|_| Err(PrepareError::Engine("the trial run broke off".into())))
+    })
+}
+
+fn load(dir: &Path) -> Result<Arc<dyn Graph>, PrepareError> {
+    PreparedFiles::open(dir).and_then(|files| Rten.load(files, Form::Mapped)).map_err(|e| match e {
+        LoadError::Engine(reason) => PrepareError::Engine(reason),
+        other => PrepareError::Engine(other.to_string()),
     })
 }
 
@@ -43,31 +72,19 @@ fn trial(
     signature: &Signature,
     samples: &[Sample],
     limits: &ModelLimits,
-) -> Result<Trial, PrepareError> {
+) -> Result<DryRun, PrepareError> {
     let given = samples::tensors(signature, samples)?;
     let start = Instant::now();
-    let graph =
-        PreparedFiles::open(dir).and_then(|files| Rten.load(files, Form::Mapped)).map_err(|e| match e {
-            LoadError::Engine(reason) => PrepareError::Engine(reason),
-            other => PrepareError::Engine(other.to_string()),
-        })?;
+    let graph = load(dir)?;
     let load_ms = milliseconds(start);
     let guessed = is_guessed(signature, &given);
     let sampled = given.iter().any(Option::is_some);
-    let prepared =
-        read_graph(dir).map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
-    let of = prepared.graph.unwrap_or_default();
-    let guesses = Guesses::of(&of, signature);
+    let prepared = read_graph(dir)?;
+    let guesses = Guesses::of(&prepared, signature);
     let mut first = None;
     for inputs in guesses.each(&given, limits.trial_bytes_max) {
-        match one(graph.as_ref(), inputs.clone()) {
-            Ok((dry_run, outputs)) => {
-                let dry_run = DryRun { load_ms, guessed, sampled, ..dry_run };
-                let (graph, took) = (graph.as_ref(), dry_run.cpu_ms);
-                let packed = packed::measure(dir, graph, &inputs, &outputs, took);
-                let batching = batching::measure(&of, signature, graph, &inputs, took);
-                return Ok(Trial { dry_run, packed, batching });
-            }
+        match one(graph.as_ref(), inputs) {
+            Ok((dry_run, _)) => return Ok(DryRun { load_ms, guessed, sampled, ..dry_run }),
             Err((inputs, reason)) if !guessed => return Err(PrepareError::DryRun { inputs, reason }),
             Err(failure) => first = first.or(Some(failure)),
         }
@@ -78,9 +95,13 @@ fn trial(
     Err(PrepareError::Untried { inputs, reason })
 }
 
-fn read_graph(dir: &Path) -> io::Result<ModelProto> {
-    let bytes = std::fs::read(dir.join(GRAPH_FILE))?;
-    ModelProto::decode(&bytes[..]).map_err(io::Error::other)
+fn read_graph(dir: &Path) -> Result<GraphProto, PrepareError> {
+    let read = || {
+        let bytes = std::fs::read(dir.join(GRAPH_FILE))?;
+        ModelProto::decode(&bytes[..]).map_err(io::Error::other)
+    };
+    let model = read().map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
+    Ok(model.graph.unwrap_or_default())
 }
 
 /// What a run took, and what it gave.

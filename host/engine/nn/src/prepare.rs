@@ -5,7 +5,8 @@ use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError,
-    Signature, TensorType, WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rten, softmax, wire,
+    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, dry_run, mapped, quirks, rten, softmax,
+    wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -69,6 +70,7 @@ pub fn prepare(
         let what = "operators in a chain (on the longest path of its graph)";
         return Err(PrepareError::TooMany { what, got: depth, max: limits.depth_max });
     }
+    let may_merge = !batching::mixes_rows(graph);
     let weights = write_weights(graph, out_dir)?;
     model.functions.clear();
     let graph_bytes = write_file(&out_dir.join(GRAPH_FILE), &model.encode_to_vec())?;
@@ -93,8 +95,8 @@ pub fn prepare(
     };
     // The trial loads the directory as any later load does, so the description has to be there.
     write_info(out_dir, &info)?;
-    let trial = dry_run::run(out_dir, &info.signature, samples, limits)?;
-    (info.dry_run, info.packed, info.batching) = (Some(trial.dry_run), trial.packed, trial.batching);
+    info.dry_run = Some(dry_run::run(out_dir, &info.signature, samples, limits)?);
+    (info.packed, info.batching) = dry_run::measure(out_dir, &info.signature, may_merge, limits)?;
     write_info(out_dir, &info)?;
     Ok(info)
 }
@@ -107,8 +109,8 @@ pub fn try_prepared(dir: &Path, samples: &[Sample], limits: &ModelLimits) -> Res
     let unreadable = |source| PrepareError::Io { action: "read the prepared model", source };
     let file = File::open(dir.join(INFO_FILE)).map_err(unreadable)?;
     let info = read_info(&file).map_err(|e| unreadable(io::Error::other(e)))?;
-    let trial = dry_run::run(dir, &info.signature, samples, limits)?;
-    Ok(ModelInfo { dry_run: Some(trial.dry_run), ..info })
+    let dry_run = Some(dry_run::run(dir, &info.signature, samples, limits)?);
+    Ok(ModelInfo { dry_run, ..info })
 }
 
 fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {

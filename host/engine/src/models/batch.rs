@@ -1,4 +1,4 @@
-//! Runs merged into one: what waits for a slot anyway rides with the run that gets one.
+//! Runs merged into one: those that wait for a slot anyway ride with the run that gets one.
 //!
 //! ```text
 //!   run ─▶ joins the queue of its model ─┬─ gets a slot ─▶ takes those that wait with it ─▶ one run for all ─▶ each its rows
@@ -6,116 +6,33 @@
 //! ```
 //!
 //! Only runs of one tenant are merged, with inputs of the same types and the same dimensions beside the first. The merged run
-//! belongs to all whose rows are in it: it has a task of its own, which goes on while one of them waits, and each pays for its rows.
-//! Where it fails, nobody pays for it and each runs by itself.
+//! belongs to all whose rows are in it: it has a task of its own, which goes on while one of them waits, and each pays for its
+//! rows. Together they have the limits of one run. Where it fails, each runs by itself.
 
 use super::model::Model;
-use super::run::{Call, InferenceError, Payer, Place, Run};
+use super::payers::Payer;
+use super::queue::{Bounds, Member, Merged, Rider, Tensors};
+use super::run::{Call, InferenceError, Place, Queued, Run};
 use super::slots::Slot;
 use super::worker::Worker;
 use std::mem::take;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::sleep_until;
 use vesta_core::TenantName;
-use vesta_core::manifest::Batch;
 use vesta_core::memory::{Kind, Reservation, Taken};
-use vesta_nn::{Batching, Tensor, TensorType};
+use vesta_nn::{Tensor, bytes_of};
 
 /// Larger inputs are not merged, in bytes: they are copied once more, which nobody pays for, and gain little.
 const INPUTS_BYTES_MAX: u64 = 256 << 10;
+/// Outputs of a merged run, in bytes. For the same reason.
+const OUTPUTS_BYTES_MAX: u64 = 8 << 20;
 /// Rows that are so many times as long as the one that was tried at deploy are not merged.
 const LONGER_MAX: u64 = 2;
-/// After so many merged runs that failed, a model's runs are not merged any more.
-const FAILURES_MAX: u32 = 3;
-
-/// The tensors of a run, by name.
-type Tensors = Vec<(String, Tensor)>;
-
-/// A model's runs that wait for a slot and may be merged.
-#[derive(Default)]
-pub(super) struct Queue {
-    /// What the trial at deploy has found; `None` where runs are not merged.
-    measured: Option<Batching>,
-    waiting: Mutex<Vec<Arc<Member>>>,
-    failures: AtomicU32,
-}
-
-/// What runs have to have in common: of each input the name, the type and the dimensions beside the first.
-type Likeness = Vec<(String, TensorType, Vec<u32>)>;
-
-/// A run that may be merged.
-struct Member {
-    tenant: TenantName,
-    likeness: Likeness,
-    rows: u32,
-    /// Size of the inputs.
-    bytes: u64,
-    outputs_max: u64,
-    deadline: Instant,
-    rider: Mutex<Option<Rider>>,
-}
-
-/// What a merged run takes of a member: once.
-struct Rider {
-    inputs: Vec<(String, Arc<Tensor>)>,
-    payer: Payer,
-    held: Option<Arc<Reservation>>,
-    taken: oneshot::Sender<oneshot::Receiver<Merged>>,
-}
-
-/// The outputs of a member's rows, or nothing where the merged run has failed.
-type Merged = Option<Tensors>;
-
-impl Queue {
-    pub fn of(measured: Option<Batching>) -> Queue {
-        Queue { measured, ..Queue::default() }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<Arc<Member>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes `member` and those that wait and are like it, up to `rows` rows: `None` where another one has taken it.
-    fn take(&self, member: &Arc<Member>, rows: u32) -> Option<Vec<Arc<Member>>> {
-        let mut waiting = self.waiting();
-        let at = waiting.iter().position(|other| Arc::ptr_eq(other, member))?;
-        let mut taken = vec![waiting.remove(at)];
-        let mut free = rows.saturating_sub(member.rows);
-        waiting.retain(|other| {
-            let rides =
-                other.rows <= free && other.tenant == member.tenant && other.likeness == member.likeness;
-            if rides {
-                free -= other.rows;
-                taken.push(other.clone());
-            }
-            !rides
-        });
-        Some(taken)
-    }
-
-    fn leave(&self, member: &Arc<Member>) {
-        self.waiting().retain(|other| !Arc::ptr_eq(other, member));
-    }
-
-    /// Rows that wait and could be merged with `member`, its own included.
-    fn rows_like(&self, member: &Member) -> u32 {
-        let waiting = self.waiting();
-        let like = waiting.iter().filter(|m| m.tenant == member.tenant && m.likeness == member.likeness);
-        like.map(|m| m.rows).sum()
-    }
-}
-
-/// Leaves the queue with whoever waited.
-struct Waiting<'q>(&'q Queue, Arc<Member>);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.leave(&self.1);
-    }
-}
+/// Of the CPU time that a run may take, the part that a merged one is expected to take at most.
+const LIMIT_SHARE: u64 = 4;
 
 impl Model {
     /// Runs with those that wait for the same model, if there are any. `None` where the run is to be made by itself, be it because
@@ -125,13 +42,14 @@ impl Model {
         call: &Call<'_>,
     ) -> Option<Result<Tensors, InferenceError>> {
         let batch = self.settings.batch;
-        let (member, mut taken) = self.member(call, batch)?;
+        let (member, mut taken) = self.member(call)?;
         let queue = &self.batches;
-        queue.waiting().push(member.clone());
-        let waiting = Waiting(queue, member.clone());
+        let waiting = queue.join(member.clone());
         let place = async {
             if batch.wait_ms > 0 && queue.rows_like(&member) < batch.max {
-                sleep(Duration::from_millis(batch.wait_ms)).await;
+                let _queued = Queued::new(call.meter);
+                let wait = Instant::now() + Duration::from_millis(batch.wait_ms);
+                sleep_until(wait.min(call.deadline).into()).await;
             }
             self.place(call).await
         };
@@ -143,52 +61,59 @@ impl Model {
         let answer = match place {
             Err(answer) => answer,
             Ok(Err(e)) => return Some(Err(e)),
-            Ok(Ok((worker, slot))) => match queue.take(&member, batch.max).as_deref() {
-                Some([_alone]) => {
-                    let run = Run::new(self.clone(), Place::default(), call.held.clone());
-                    return Some(run.answer(call, Some((worker, slot))).await);
+            Ok(Ok((worker, slot))) => {
+                match queue.take(&member, &self.bounds(&member), Instant::now()).as_deref() {
+                    Some([_alone]) => {
+                        let run = Run::new(self.clone(), Place::default(), call.held.clone());
+                        return Some(run.answer(call, Some((worker, slot))).await);
+                    }
+                    Some(members) => self.begin_merged(worker, slot, members),
+                    // Another one took it in this moment, and gives it the place of its rows.
+                    None => {
+                        drop(slot);
+                        taken.await.ok()?
+                    }
                 }
-                Some(members) => self.begin_merged(worker, slot, members),
-                // Another one took it in this moment, and gives it the place of its rows.
-                None => {
-                    drop(slot);
-                    taken.await.ok()?
-                }
-            },
+            }
         };
         drop(waiting);
         let _away = call.meter.away();
         answer.await.ok().flatten().map(Ok)
     }
 
+    /// How much may ride with a member: as much as one run may take, by what runs took so far.
+    fn bounds(&self, member: &Member) -> Bounds {
+        Bounds {
+            rows: self.settings.batch.max,
+            row_ns: self.estimate().cpu_ns / u64::from(member.rows.max(1)),
+            cpu_ns: self.settings.inference_ns / LIMIT_SHARE,
+        }
+    }
+
     /// This run as one that may be merged.
-    fn member(
-        &self,
-        call: &Call<'_>,
-        batch: Batch,
-    ) -> Option<(Arc<Member>, oneshot::Receiver<oneshot::Receiver<Merged>>)> {
-        let batching = self.batches.measured?;
-        if self.batches.failures.load(Relaxed) >= FAILURES_MAX || batch.max < 2 || self.settings.threads > 1 {
+    fn member(&self, call: &Call<'_>) -> Option<(Arc<Member>, oneshot::Receiver<oneshot::Receiver<Merged>>)> {
+        let batching = self.batches.batching()?;
+        let batch = self.settings.batch;
+        if batch.max < 2 || self.settings.threads > 1 {
             return None;
         }
         let rows = rows(call.inputs).filter(|rows| (1..batch.max).contains(rows))?;
-        let elements: u64 = call.inputs.iter().filter_map(|(_, tensor)| tensor.elements()).sum();
-        let bytes: u64 = call.inputs.iter().map(|(_, tensor)| tensor.data.len() as u64).sum();
-        if elements / u64::from(rows) > batching.row_elements.saturating_mul(LONGER_MAX)
-            || bytes > INPUTS_BYTES_MAX
-        {
+        let (mut elements, mut bytes) = (0u64, 0u64);
+        for (_, tensor) in call.inputs {
+            // One that is not what its shape says is told so by the worker.
+            tensor.check().ok()?;
+            elements = elements.saturating_add(tensor.elements()?);
+            bytes = bytes.saturating_add(tensor.data.len() as u64);
+        }
+        let row_max = batching.row_elements.saturating_mul(LONGER_MAX);
+        if elements / u64::from(rows) > row_max || bytes > INPUTS_BYTES_MAX {
             return None;
         }
         let mut inputs = call.inputs.to_vec();
         inputs.sort_by(|a, b| a.0.cmp(&b.0));
         let likeness = inputs.iter().map(|(name, t)| (name.clone(), t.ty, t.shape[1..].to_vec())).collect();
         let (say_taken, taken) = oneshot::channel();
-        let rider = Rider {
-            inputs,
-            payer: Payer { meter: call.meter.clone(), rows },
-            held: call.held.clone(),
-            taken: say_taken,
-        };
+        let rider = Rider { inputs, meter: call.meter.clone(), held: call.held.clone(), taken: say_taken };
         let member = Member {
             tenant: call.tenant.clone(),
             likeness,
@@ -214,15 +139,14 @@ impl Model {
             inputs: Vec::new(),
             payers: Vec::new(),
             answers: Vec::new(),
-            outputs_max: 0,
             deadline: members[0].deadline,
             held: None,
             _memory: self.inference.memory.memory().hold(Kind::Buffers, bytes),
         };
         let mut first = None;
         for member in members {
-            let rider = member.rider.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let Some(rider) = rider else { continue };
+            // Its bill waits for the merged run from here on.
+            let Some((rider, payer)) = member.take() else { continue };
             let (answer, answered) = oneshot::channel();
             match &first {
                 None => first = Some(answered),
@@ -230,10 +154,10 @@ impl Model {
                 Some(_) if rider.taken.send(answered).is_err() => continue,
                 Some(_) => {}
             }
-            merged.add(member, rider.inputs);
+            merged.add(member, &rider.inputs);
             merged.held = merged.held.take().or(rider.held);
-            merged.payers.push(rider.payer);
-            merged.answers.push(answer);
+            merged.payers.push(payer);
+            merged.answers.push((answer, member.outputs_max));
         }
         tokio::spawn(merged.run(self.clone(), worker, slot));
         first.unwrap_or_else(|| oneshot::channel().1)
@@ -251,8 +175,8 @@ struct MergedRun {
     tenant: TenantName,
     inputs: Tensors,
     payers: Vec<Payer>,
-    answers: Vec<oneshot::Sender<Merged>>,
-    outputs_max: u64,
+    /// Where each one's rows go, and how many bytes of them it takes.
+    answers: Vec<(oneshot::Sender<Merged>, u64)>,
     deadline: Instant,
     held: Option<Arc<Reservation>>,
     /// The merged inputs, on the host's books.
@@ -260,36 +184,35 @@ struct MergedRun {
 }
 
 impl MergedRun {
-    fn add(&mut self, member: &Member, inputs: Vec<(String, Arc<Tensor>)>) {
-        self.outputs_max = self.outputs_max.saturating_add(member.outputs_max);
+    fn add(&mut self, member: &Member, inputs: &[(String, Arc<Tensor>)]) {
         self.deadline = self.deadline.max(member.deadline);
         if self.inputs.is_empty() {
             self.inputs = inputs.iter().map(|(name, tensor)| (name.clone(), Tensor::clone(tensor))).collect();
             return;
         }
-        for ((_, all), (_, more)) in self.inputs.iter_mut().zip(&inputs) {
-            all.shape[0] += more.shape[0];
+        for ((_, all), (_, more)) in self.inputs.iter_mut().zip(inputs) {
+            all.shape[0] = all.shape[0].saturating_add(more.shape[0]);
             all.data.extend_from_slice(&more.data);
         }
     }
 
     async fn run(mut self, model: Arc<Model>, worker: Arc<Worker>, slot: Slot) {
-        let mut answers = take(&mut self.answers);
+        let rows: Vec<u32> = self.payers.iter().map(|payer| payer.rows).collect();
         let inputs: Vec<_> =
             take(&mut self.inputs).into_iter().map(|(name, t)| (name, Arc::new(t))).collect();
         let call = Call {
             tenant: &self.tenant,
             inputs: &inputs,
-            outputs_max: self.outputs_max,
+            outputs_max: OUTPUTS_BYTES_MAX,
             meter: &self.payers[0].meter,
             deadline: self.deadline,
             held: &self.held,
             others: &self.payers[1..],
-            rows: self.payers[0].rows,
+            rows: rows[0],
         };
         let run = Run::new(model.clone(), Place::default(), self.held.clone());
         let all_gone = async {
-            for answer in &mut answers {
+            for (answer, _) in &mut self.answers {
                 answer.closed().await;
             }
         };
@@ -298,19 +221,22 @@ impl MergedRun {
             // Dropped, the run is waited out, and its worker ended where it goes on.
             () = all_gone => return,
         };
-        let rows: Vec<u32> = self.payers.iter().map(|payer| payer.rows).collect();
         let parts = result.ok().and_then(|outputs| split(&outputs, &rows));
-        if parts.is_none() {
-            model.batches.failures.fetch_add(1, Relaxed);
-        }
+        model.batches.ended(parts.is_some());
         if parts.is_some() {
             model.inference.merged.fetch_add(rows.len() as u64, Relaxed);
         }
+        // Bills are closed with what comes now.
+        self.payers.clear();
         let mut parts = parts.into_iter().flatten();
-        for answer in answers {
-            let _ = answer.send(parts.next());
+        for (answer, outputs_max) in self.answers {
+            let _ = answer.send(parts.next().filter(|part| bytes(part) <= outputs_max));
         }
     }
+}
+
+fn bytes(tensors: &Tensors) -> u64 {
+    tensors.iter().map(|(_, tensor)| tensor.data.len() as u64).sum()
 }
 
 /// The outputs of each member. `None` where an output has other rows than the inputs.
@@ -318,16 +244,15 @@ fn split(outputs: &[(String, Tensor)], rows: &[u32]) -> Option<Vec<Tensors>> {
     let all: u32 = rows.iter().sum();
     let mut parts: Vec<Tensors> = rows.iter().map(|_| Vec::with_capacity(outputs.len())).collect();
     for (name, tensor) in outputs {
-        if tensor.shape.first() != Some(&all) {
+        if all == 0 || tensor.shape.first() != Some(&all) {
             return None;
         }
-        let row_bytes = tensor.data.len() / all as usize;
         let mut data = &tensor.data[..];
         for (part, rows) in parts.iter_mut().zip(rows) {
-            let (mine, rest) = data.split_at_checked(row_bytes * *rows as usize)?;
-            data = rest;
             let mut shape = tensor.shape.clone();
             shape[0] = *rows;
+            let (mine, rest) = data.split_at_checked(bytes_of(tensor.ty, &shape)? as usize)?;
+            data = rest;
             part.push((name.clone(), Tensor { ty: tensor.ty, shape, data: mine.to_vec() }));
         }
     }
@@ -337,6 +262,7 @@ fn split(outputs: &[(String, Tensor)], rows: &[u32]) -> Option<Vec<Tensors>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vesta_nn::TensorType;
 
     #[test]
     fn outputs_are_split_by_rows_in_order() {

@@ -4,93 +4,70 @@
 //!            the account covers the making, and memory is spare
 //!   mapped ────────────────────────────────────────────────────▶ packed
 //!          ◀────────────────────────────────────────────────────
-//!            the account is spent, memory was refused to somebody, or the worker died
+//!            the account is spent, somebody lacks the memory, or the worker died
 //! ```
 //!
 //! Another worker loads the new form while the old one serves. It takes over between two runs: those under way end in the old
 //! worker, which then ends. Making the form is the platform's time, and billed to nobody.
 
 use super::model::Model;
+use super::packing::{Forms, Now, Wanted};
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use vesta_core::forms::{Account, Gain};
+use std::time::Instant;
 use vesta_core::keepalive::{BASE_PRICE, price};
-use vesta_core::memory::{Kind, Taken};
-use vesta_nn::{Form, PackedForm};
+use vesta_core::memory::{Kind, Memory, Taken};
+use vesta_nn::Form;
 
-/// The least time between giving a form up and making it again.
-const PAUSE: Duration = Duration::from_secs(30);
-/// Making a form counts as this much at least, in milliseconds: a worker has to be started for it.
-const MADE_MIN_MS: f64 = 5.0;
-/// After so many failures, the packed form is not tried again.
-const FAILURES_MAX: u32 = 3;
-
-/// What is known of a model's forms.
-#[derive(Default)]
-pub(super) struct Forms {
-    /// What the trial at deploy has measured; `None` where the packed form is of no use.
-    measured: Option<PackedForm>,
-    /// Opened with the first runs.
-    account: Option<Account>,
-    /// The form, the runs and the time at the last review.
-    was: Option<Form>,
-    runs: u64,
-    at: Option<Instant>,
-    is_changing: bool,
-    not_before: Option<Instant>,
-    failures: u32,
-}
-
-impl Forms {
-    pub fn of(measured: Option<PackedForm>) -> Forms {
-        Forms { measured, ..Forms::default() }
+/// Serves models in another form where that pays by now. Called once a second or so, within a Tokio runtime; somebody lacked
+/// `needed` bytes since the last time.
+pub(crate) fn review(models: &[Arc<Model>], memory: &Memory, needed: u64) {
+    if needed > 0 {
+        give_way(models, memory.free(), needed);
+    }
+    for model in models {
+        model.review_form(needed > 0);
     }
 }
 
-/// The account of a packed form; a run takes `run_ns` without it.
-fn account(packed: PackedForm, run_ns: u64) -> Account {
-    Account::new(Gain {
-        // As far as the runs since the trial bear it out.
-        saved_ms: packed.saved_cpu_ms.min(run_ns as f64 / 1e6),
-        made_ms: packed.load_cpu_ms.max(MADE_MIN_MS),
-        bytes: packed.bytes,
-    })
+/// Packed forms are given up until so many bytes are free, those that earned the least first; none where all of them would
+/// not do.
+fn give_way(models: &[Arc<Model>], free: u64, needed: u64) {
+    let packed = |model: &Arc<Model>| Some((model.forms().packed()?, model.clone()));
+    let mut packed: Vec<_> = models.iter().filter_map(packed).collect();
+    let all: u64 = packed.iter().map(|((_, bytes), _)| bytes).sum();
+    if free.saturating_add(all) < needed {
+        return;
+    }
+    packed.sort_by(|((a, _), _), ((b, _), _)| a.total_cmp(b));
+    let mut free = free;
+    for ((_, bytes), model) in packed {
+        if free >= needed {
+            return;
+        }
+        free = free.saturating_add(bytes);
+        model.unpack(&mut model.forms());
+    }
 }
 
 impl Model {
-    /// Serves the model in another form where that pays by now. Called once a second or so, within a Tokio runtime; `is_short`
-    /// says that memory was refused to somebody since the last time.
-    pub(crate) fn review_form(self: &Arc<Self>, is_short: bool) {
-        let mut forms = self.forms();
-        let (now, runs, form) = (Instant::now(), self.answered(), self.form());
-        if forms.is_changing || runs == 0 {
-            return;
-        }
-        let passed = forms.at.replace(now).map_or(Duration::ZERO, |at| now - at);
-        let answered = runs - std::mem::replace(&mut forms.runs, runs);
-        let was = std::mem::replace(&mut forms.was, form);
-        let may_be_made = forms.not_before.is_none_or(|at| now >= at);
-        let Some(packed) = forms.measured else { return };
-        let account = forms.account.get_or_insert_with(|| account(packed, self.estimate().cpu_ns));
+    fn review_form(self: &Arc<Self>, is_short: bool) {
         let memory = self.inference.memory.memory();
-        account.advance(answered, passed, price(memory.used(), memory.budget()));
-        match (was, form) {
-            // Its worker died.
-            (Some(Form::Packed), Some(Form::Mapped) | None) => {
-                account.reset();
-                forms.not_before = Some(now + PAUSE);
-            }
-            (_, Some(Form::Mapped)) if account.pays() && may_be_made && !is_short => {
-                if let Some(held) = self.spare_memory(account.gain().bytes) {
+        let now = Now {
+            at: Instant::now(),
+            runs: self.answered(),
+            run_ns: self.estimate().cpu_ns,
+            form: self.form(),
+            price: price(memory.used(), memory.budget()),
+        };
+        let mut forms = self.forms();
+        match forms.review(&now) {
+            Wanted::Pack(bytes) if !is_short => {
+                if let Some(held) = self.spare_memory(bytes) {
                     self.change(&mut forms, Some(held));
                 }
             }
-            (_, Some(Form::Packed)) if account.is_spent() || is_short => {
-                account.reset();
-                forms.not_before = Some(now + PAUSE);
-                self.change(&mut forms, None);
-            }
-            _ => {}
+            Wanted::Unpack => self.unpack(&mut forms),
+            Wanted::Pack(_) | Wanted::Nothing => {}
         }
     }
 
@@ -109,6 +86,11 @@ impl Model {
         Some(held)
     }
 
+    fn unpack(self: &Arc<Self>, forms: &mut Forms) {
+        forms.given_up(Instant::now());
+        self.change(forms, None);
+    }
+
     /// Begins to serve it packed, with memory for that, or mapped.
     fn change(self: &Arc<Self>, forms: &mut Forms, packed: Option<Taken>) {
         forms.is_changing = true;
@@ -121,15 +103,13 @@ impl Model {
             forms.is_changing = false;
             match started {
                 Ok(_) => {
-                    forms.was = Some(form);
+                    forms.changed(form);
                     tracing::debug!(model = %model.dir().display(), ?form, "the model is served in another form");
                 }
                 Err(error) => {
                     tracing::warn!(model = %model.dir().display(), ?form, %error, "the model's form stays as it is");
-                    forms.failures += 1;
-                    forms.not_before = Some(Instant::now() + PAUSE);
-                    if forms.failures >= FAILURES_MAX {
-                        forms.measured = None;
+                    if form == Form::Packed {
+                        forms.failed(Instant::now());
                     }
                 }
             }

@@ -4,10 +4,14 @@ mod batch;
 mod forms;
 mod loaded;
 mod model;
+mod packing;
+mod payers;
+mod queue;
 mod run;
 mod slots;
 mod worker;
 
+pub(crate) use forms::review as review_forms;
 pub(crate) use loaded::LoadedModels;
 pub(crate) use model::{Inference, Model};
 pub(crate) use run::{Call, InferenceError};

@@ -1,7 +1,7 @@
 //! A loaded model: its worker, which may end and be followed by another, and the runs in it.
 
-use super::batch::Queue;
-use super::forms::Forms;
+use super::packing::Forms;
+use super::queue::Queue;
 use super::slots::InferenceSlots;
 use super::worker::{Death, Loading, SOON_MAX, Settings, StartError, Stock, Worker};
 use std::path::{Path, PathBuf};
@@ -192,9 +192,11 @@ impl Model {
         self.health().died(why, Instant::now());
     }
 
-    pub(super) fn has_answered(&self, cpu_ns: u64, wall_ns: u64) {
+    /// A run was answered, which took so much CPU time and time, in nanoseconds, where that is known of it.
+    pub(super) fn has_answered(&self, took: Option<(u64, u64)>) {
         self.health().answered();
         self.answered.fetch_add(1, Relaxed);
+        let Some((cpu_ns, wall_ns)) = took else { return };
         // Two runs that end at once may leave out one of them: these are estimates.
         for (average, last_ns) in [(&self.run_cpu_ns, cpu_ns), (&self.run_wall_ns, wall_ns)] {
             let before = average.load(Relaxed);

@@ -1,6 +1,7 @@
 //! One run of a model: begun in a worker, watched, billed once, and ended where nobody waits for it any more.
 
 use super::model::Model;
+use super::payers::{Payer, Payers};
 use super::slots::{NoSlot, Slot, Wish};
 use super::worker::{Answered, Death, LaneError, LaneInUse, StartError, Worker};
 use crate::meter::turns::let_others_run;
@@ -44,13 +45,6 @@ pub(crate) struct Call<'a> {
     /// merged of several.
     pub rows: u32,
     pub others: &'a [Payer],
-}
-
-/// Whose bill pays for so many rows of a run.
-#[derive(Clone)]
-pub(crate) struct Payer {
-    pub meter: Arc<Meter>,
-    pub rows: u32,
 }
 
 /// Why an inference gave no answer.
@@ -127,14 +121,14 @@ impl Model {
 }
 
 /// A run that waits for its turn: the time is not the function's, also where its caller goes away meanwhile.
-struct Queued<'a> {
+pub(super) struct Queued<'a> {
     since: Instant,
     meter: &'a Meter,
     _away: Away,
 }
 
 impl Queued<'_> {
-    fn new(meter: &Arc<Meter>) -> Queued<'_> {
+    pub fn new(meter: &Arc<Meter>) -> Queued<'_> {
         Queued { since: Instant::now(), meter, _away: meter.away() }
     }
 }
@@ -207,9 +201,7 @@ impl Run {
             };
             let death = match ended {
                 Ok(answered) => {
-                    // Each of a merged run that failed runs by itself, and pays for that.
-                    let is_paid = call.others.is_empty() || answered.result.is_ok();
-                    self.bill(Some(answered.spent), is_paid);
+                    self.bill(Some(answered.spent));
                     if soon && call.meter.waited(since.elapsed()) {
                         let_others_run(call.meter.clone()).await;
                     }
@@ -229,7 +221,8 @@ impl Run {
             let again = match &death {
                 Death::Memory | Death::Crashed(_) => {
                     crashes += 1;
-                    crashes <= CRASHES_MAX
+                    // Those of a merged run begin anew by themselves.
+                    crashes <= CRASHES_MAX && call.others.is_empty()
                 }
                 Death::Killed => {
                     kills += 1;
@@ -247,11 +240,7 @@ impl Run {
                 }
                 continue;
             }
-            if call.others.is_empty() {
-                self.bill_the_dead(&death);
-            } else {
-                self.unbilled();
-            }
+            self.bill_the_dead(&death);
             return Err(match death {
                 Death::Memory => InferenceError::Memory(self.model.settings.memory_bytes),
                 Death::InferenceLimit => InferenceError::Limit(self.model.settings.inference_ns),
@@ -276,7 +265,7 @@ impl Run {
             return Err(e);
         }
         // From here on it is billed, whoever still waits for it: the bill waits for this mark.
-        let payers = Payers::of(call);
+        let payers = Payers::of(call.meter, call.rows, call.others);
         self.under_way = Some(UnderWay {
             lane,
             payers,
@@ -293,9 +282,6 @@ impl Run {
     /// expected `soon`, this thread waits at first.
     async fn watch(&mut self, outputs_max: u64, mut soon: bool) -> Result<Answered, LaneError> {
         let limit_ns = self.model.settings.inference_ns;
-        // A merged run is several.
-        let runs = self.under_way.as_ref().map_or(1, |run| run.payers.0.len() as u64);
-        let limit_ns = limit_ns.saturating_mul(runs);
         let memory = self.model.inference.memory.clone();
         let Some(run) = &mut self.under_way else { return Err(LaneError::Gone) };
         // CPU time is no more than wall time on each thread, so nothing has to be looked at before.
@@ -322,10 +308,10 @@ impl Run {
         }
     }
 
-    /// The run has ended: it is billed what it took, if it `is_paid`, and its place is free. `said` is the worker's
-    /// word; without it, the kernel's counts.
-    fn bill(&mut self, said: Option<Spent>, is_paid: bool) {
-        let Some(mut run) = self.under_way.take() else { return };
+    /// The run has ended: it is billed what it took, and its place is free. `said` is the worker's word;
+    /// without it, the kernel's counts.
+    fn bill(&mut self, said: Option<Spent>) {
+        let Some(run) = self.under_way.take() else { return };
         let wall_ns = run.begun.elapsed().as_nanos() as u64;
         let most = self.model.settings.memory_bytes;
         let (cpu_ns, memory_bytes) = match said {
@@ -333,19 +319,16 @@ impl Run {
             // Of a worker that ended by itself nobody knows what it held.
             None => (run.cpu_of_the_dead_ns(), run.ended_at.map_or(0, |(_, bytes)| bytes)),
         };
-        let took_ns = cpu_ns;
-        let cpu_ns = if is_paid { run.lane.worker().believed(cpu_ns) } else { 0 };
-        if is_paid {
-            run.payers.pay(cpu_ns, wall_ns, memory_bytes.min(most), self.model.settings.threads);
-        }
+        let cpu_ns = run.lane.worker().believed(cpu_ns);
+        run.payers.pay(cpu_ns, wall_ns, memory_bytes.min(most), self.model.settings.threads);
         if said.is_some() {
-            let runs = run.payers.0.len().max(1) as u64;
-            self.model.has_answered(took_ns / runs, wall_ns / runs);
+            // A merged run says nothing of how long one by itself takes.
+            self.model.has_answered((!run.payers.are_several()).then_some((cpu_ns, wall_ns)));
             run.lane.give_back();
         }
         drop(run.payers);
         if let Some(slot) = take(&mut self.place).slot {
-            slot.ended(took_ns);
+            slot.ended(cpu_ns);
         }
     }
 
@@ -354,58 +337,13 @@ impl Run {
         let is_mine = self.under_way.as_ref().is_some_and(|run| run.ended_at.is_some());
         match death {
             Death::InferenceLimit | Death::Abandoned | Death::Killed if !is_mine => self.unbilled(),
-            _ => self.bill(None, true),
+            _ => self.bill(None),
         }
     }
 
     /// The run was cut off: nobody pays for it.
     fn unbilled(&mut self) {
         self.under_way = None;
-    }
-}
-
-/// Those who pay for a run. Their bills wait for it as long as this lives.
-struct Payers(Vec<(Payer, Away)>);
-
-impl Payers {
-    fn of(call: &Call<'_>) -> Payers {
-        let first = Payer { meter: call.meter.clone(), rows: call.rows };
-        let all = std::iter::once(&first).chain(call.others);
-        // For how long each holds its memory is told by the run's CPU time.
-        let pays = |payer: &Payer| {
-            payer.meter.begin_beside();
-            (payer.clone(), payer.meter.away())
-        };
-        Payers(all.map(pays).collect())
-    }
-
-    /// The one whose call it was; of a merged run, of the one that got the slot.
-    fn first(&self) -> &Arc<Meter> {
-        &self.0[0].0.meter
-    }
-
-    /// Each pays for its rows. The parts are whole and make up the sum: what is left over is the first one's.
-    fn pay(&mut self, cpu_ns: u64, wall_ns: u64, memory_bytes: u64, threads: u32) {
-        let rows: u64 = self.0.iter().map(|(payer, _)| u64::from(payer.rows)).sum();
-        let part = |all: u64, of: &Payer| match rows {
-            0 => all,
-            rows => (u128::from(all) * u128::from(of.rows) / u128::from(rows)) as u64,
-        };
-        let whole: u64 = self.0.iter().map(|(payer, _)| part(cpu_ns, payer)).sum();
-        let mut left_over = cpu_ns - whole.min(cpu_ns);
-        for (payer, _) in &self.0 {
-            let cpu_ns = part(cpu_ns, payer) + take(&mut left_over);
-            payer.meter.inference_ran(cpu_ns, wall_ns, threads);
-            payer.meter.model_memory_is(part(memory_bytes, payer));
-        }
-    }
-}
-
-impl Drop for Payers {
-    fn drop(&mut self) {
-        for (payer, _) in &self.0 {
-            payer.meter.end_beside();
-        }
     }
 }
 
@@ -483,13 +421,13 @@ impl Run {
         };
         worker.abandoned_ended();
         match answered {
-            Ok(answered) => self.bill(Some(answered.spent), true),
+            Ok(answered) => self.bill(Some(answered.spent)),
             Err(_) => {
                 let death = worker.death_within(DEATH_MAX).await;
                 self.model.has_died(&worker, &death);
                 match death {
                     // Nobody waited for any of the runs in it: each pays for itself.
-                    Death::Abandoned => self.bill(None, true),
+                    Death::Abandoned => self.bill(None),
                     _ => self.bill_the_dead(&death),
                 }
             }

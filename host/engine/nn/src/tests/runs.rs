@@ -406,9 +406,32 @@ fn runs_are_merged_where_each_row_is_computed_by_itself_and_nowhere_else() {
     assert!(rows_and(node("Tanh", &["h6"], "y"), vec![]).batching.expect("merged").saved > 0.1);
     assert!(rows_and(of_all_rows("Softmax", 1), vec![]).batching.is_some());
     assert_eq!(rows_and(of_all_rows("Softmax", 0), vec![]).batching, None);
-    // The largest of all rows, by which each is divided.
-    let largest = NodeProto { attribute: vec![int("keepdims", 1)], ..node("ReduceMax", &["h6"], "y") };
-    assert_eq!(rows_and(largest, vec![]).batching, None);
+}
+
+/// Rows that are divided by the largest number of them all, which were whole numbers before.
+#[test]
+fn runs_are_not_merged_where_rows_are_divided_by_the_largest_of_them_all() {
+    for (element, axes) in [(1, None), (2, None), (7, Some(vec![0, 1])), (2, Some(vec![-2, -1]))] {
+        let mut largest = NodeProto { attribute: vec![int("keepdims", 1)], ..node("ReduceMax", &["f"], "m") };
+        if let Some(axes) = &axes {
+            largest.attribute.push(AttributeProto { ints: axes.clone(), r#type: Some(7), ..int("axes", 0) });
+        }
+        let weights: Vec<f32> = (0..256 * 256).map(|i| (i % 31) as f32 / 3e3).collect();
+        let graph = GraphProto {
+            initializer: vec![floats("w", &[256, 256], &weights)],
+            node: vec![
+                NodeProto { attribute: vec![int("to", 1)], ..node("Cast", &["x"], "f") },
+                largest,
+                node("Div", &["f", "m"], "d"),
+                node("MatMul", &["d", "w"], "y"),
+            ],
+            input: vec![port("x", element, &[0, 256])],
+            output: vec![port("y", 1, &[0, 256])],
+            ..GraphProto::default()
+        };
+        let info = prepare_model(&model(13, graph)).result.expect("prepared");
+        assert_eq!(info.batching, None, "{element} {axes:?}");
+    }
 }
 
 #[test]
