@@ -6,23 +6,28 @@
 //! model.
 
 mod check;
+mod conditions;
 pub mod confine;
 mod convert;
 mod depth;
 mod dry_run;
 mod edit;
 mod error;
+mod facts;
 mod guess;
 pub mod heap;
 mod info;
 mod mapped;
+mod names;
 pub mod onnx;
 mod order;
 mod prepare;
 mod quirks;
 mod rten;
 mod samples;
+mod shapes;
 mod softmax;
+mod table;
 mod tensor;
 mod weights;
 mod wire;

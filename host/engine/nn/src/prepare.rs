@@ -5,7 +5,7 @@ use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
-    WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rten, softmax, wire,
+    WEIGHTS_FILE, check, depth, dry_run, mapped, names, quirks, rten, softmax, table, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -18,7 +18,7 @@ use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
 
 /// Number of the format of prepared directories, and the engine's version as in the workspace's manifest.
-const COMPAT: &str = "3-rten0.27";
+const COMPAT: &str = "4-rten0.27";
 
 /// A name for what prepared directories depend on. Where it changes, they have to be prepared anew.
 pub fn compat() -> String {
@@ -46,6 +46,7 @@ pub fn prepare(
     let source_bytes = bytes.len() as u64;
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
+    names::give(&mut model);
     let checked = check::model(&model, limits)?;
     check_operators(&model, &checked)?;
     let producer = [&model.producer_name, &model.producer_version]
@@ -56,7 +57,7 @@ pub fn prepare(
     let graph = model.graph.get_or_insert_default();
     let signature = signature(graph, limits)?;
     let mut notes = Vec::new();
-    quirks::rewrite(graph)?;
+    quirks::rewrite(graph, checked.opset)?;
     let softmaxes = softmax::rewrite(graph, checked.opset);
     if softmaxes > 0 {
         notes.push(format!("{softmaxes} softmax nodes were rewritten from opset {}", checked.opset));
@@ -128,8 +129,11 @@ fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {
 fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), PrepareError> {
     let mut unknown = Vec::new();
     for ((domain, op), node) in &checked.operators {
-        let constant = op == "Constant" && domain.is_empty();
-        if constant || rten::knows_operator(domain, op) {
+        if table::has(domain, op)? {
+            continue;
+        }
+        if let Some(reason) = table::refusal(domain, op)? {
+            unknown.push(format!("{op} (node {node:?}): {reason}"));
             continue;
         }
         let own = model.functions.iter().any(|f| f.name.as_deref() == Some(op));
