@@ -99,10 +99,12 @@ fn judge(header: &Header, model: &[u8], dir: &Path) -> Result<Verdict, Failure> 
     std::fs::write(&source, model)?;
     let samples: Vec<Sample> = header.inputs.iter().map(sample).collect();
     let prepared = match prepare(&source, Encoding::Onnx, &samples, dir, &ModelLimits::default()) {
+        Ok(info) if !info.reduced.is_empty() => {
+            return Ok(Verdict::RefusedAtDeploy(format!("reduced-precision: {}", info.reduced.join("; "))));
+        }
         Ok(info) => info,
         Err(e) => return Ok(Verdict::RefusedAtDeploy(format!("{}: {e}", e.code()))),
     };
-    if let (Ok(_), Some(t)) = (std::env::var("TIMES"), &prepared.dry_run) { eprintln!("{} {}", header.name, t.cpu_ms); }
     let graph = Rten.load(PreparedFiles::open(dir)?)?;
     let mut inputs = Vec::new();
     for array in &header.inputs {

@@ -12,6 +12,10 @@ REDUCE = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean Re
 @maker(*REDUCE)
 def reduce(v, ty, opset, op):
     x = v.any(v.shape(empty=0.08), ty)
+    if op in ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceLogSum") and ty in FLOATS:
+        # Sums of the largest numbers depend on the order of the sum: whether they overflow between.
+        big = np.abs(np.where(np.isfinite(x), x, 0).astype(np.float64)) > 1e4
+        x = np.where(big, TYPES[ty](1), x).astype(TYPES[ty])
     if op in ("ReduceLogSum",) and ty in FLOATS:
         x = np.abs(v.plain(x.shape, ty))
     if op == "ReduceProd" and ty not in FLOATS and ty != "bool":

@@ -15,8 +15,6 @@ pub struct Checked {
     pub opset: i64,
     pub nodes: u64,
     pub parameters: u64,
-    /// Tensors with a 64-bit integer that 32 bits do not hold.
-    pub clamped: Vec<String>,
     /// Each operator (domain, type) with the label of the first node that uses it.
     pub operators: BTreeMap<(String, String), String>,
     tensors: u64,
@@ -158,9 +156,6 @@ impl Check<'_> {
         self.found.weights_bytes =
             self.found.weights_bytes.saturating_add(count.saturating_mul(engine_bytes));
         self.at_most("bytes of weights", self.found.weights_bytes, self.limits.weights_bytes_max)?;
-        if element == Element::Int64 && exceeds_32_bits(tensor) {
-            self.found.clamped.push(tensor.label().to_owned());
-        }
         Ok(())
     }
 
@@ -214,15 +209,4 @@ fn stored_bytes(tensor: &TensorProto, element: Element) -> u64 {
         _ => tensor.int32_data.len(),
     };
     (count as u64).saturating_mul(element.size_bytes())
-}
-
-/// Whether an integer other than the customary "as far as it goes" exceeds 32 bits.
-fn exceeds_32_bits(tensor: &TensorProto) -> bool {
-    // Exporters write the ends of slices as the largest integer, or close to it: clamping means the same
-    // there.
-    let exceeds = |v: i64| i32::try_from(v).is_err() && v.unsigned_abs() < (1 << 62);
-    match &tensor.raw_data {
-        Some(raw) => raw.as_chunks::<8>().0.iter().any(|c| exceeds(i64::from_le_bytes(*c))),
-        None => tensor.int64_data.iter().any(|v| exceeds(*v)),
-    }
 }

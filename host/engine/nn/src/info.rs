@@ -33,6 +33,10 @@ pub struct ModelInfo {
     pub lookups: Vec<Lookup>,
     /// Absent until it has run.
     pub dry_run: Option<DryRun>,
+    /// Where the engine computes with fewer bits than the model says; empty where it does not. Such a model may be used only
+    /// where its manifest allows it.
+    #[serde(default)]
+    pub reduced: Vec<String>,
     /// What the preparation changed or noticed, for people.
     #[serde(default)]
     pub notes: Vec<String>,

@@ -21,6 +21,7 @@ mod mapped;
 mod names;
 pub mod onnx;
 mod order;
+mod precision;
 mod prepare;
 mod quirks;
 mod rten;

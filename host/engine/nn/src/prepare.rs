@@ -5,7 +5,7 @@ use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
-    WEIGHTS_FILE, check, depth, dry_run, mapped, names, quirks, rten, softmax, table, wire,
+    WEIGHTS_FILE, check, depth, dry_run, mapped, names, precision, quirks, rten, softmax, table, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -57,13 +57,11 @@ pub fn prepare(
     let graph = model.graph.get_or_insert_default();
     let signature = signature(graph, limits)?;
     let mut notes = Vec::new();
+    let reduced = precision::of(graph, checked.opset)?;
     quirks::rewrite(graph, checked.opset)?;
     let softmaxes = softmax::rewrite(graph, checked.opset);
     if softmaxes > 0 {
         notes.push(format!("{softmaxes} softmax nodes were rewritten from opset {}", checked.opset));
-    }
-    if !checked.clamped.is_empty() {
-        notes.push(format!("clamped to 32 bits: {}", checked.clamped.join(", ")));
     }
     let depth = depth::of(graph);
     if depth > limits.depth_max {
@@ -88,6 +86,7 @@ pub fn prepare(
         table_bytes: weights.table_bytes,
         lookups: weights.lookups,
         dry_run: None,
+        reduced,
         notes,
     };
     // The trial loads the directory as any later load does, so the description has to be there.

@@ -24,12 +24,13 @@ pub fn linear(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
         }
         editor.add(&node, "Div", &[&scale, &scale], &[&one], vec![]);
     } else {
-        let (shape, single) = (editor.fresh(&output, "shape"), editor.fresh(&output, "single"));
         // One element in a list would add a dimension to a scalar.
+        let shape = editor.fresh(&output, "shape");
+        let single = editor.fresh(&output, "single");
         editor.add(&node, "Constant", &[], &[&shape], ints(&[]));
         editor.add(&node, "Reshape", &[&scale, &shape], &[&single], vec![]);
         editor.add(&node, "Constant", &[], &[&one], vec![float_attribute("value_float", 1.0)]);
-        by = single;
+        by = as_large(editor, &node, &single, &input);
     }
     editor.add(&node, "Div", &[&input, &by], &[&quotient], vec![]);
     node.input[0] = quotient;
@@ -48,6 +49,14 @@ pub fn linear(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
         node.input[2] = single;
     }
     editor.nodes.push(node);
+}
+
+/// A scalar in the shape of a tensor: by a scalar the engine divides with its inverse.
+fn as_large(editor: &mut Editor, node: &NodeProto, scalar: &str, tensor: &str) -> String {
+    let [size, large] = ["size", "large"].map(|part| editor.fresh(&node.output[0], part));
+    editor.add(node, "Shape", &[tensor], &[&size], vec![]);
+    editor.add(node, "Expand", &[scalar, &size], &[&large], vec![]);
+    large
 }
 
 /// 0 in eight bits.
@@ -74,7 +83,8 @@ pub fn dynamic(editor: &mut Editor, node: &NodeProto) {
     let [byte, quotient] = ["byte", "quotient"].map(&mut name);
     let own = |i: usize, other: &String| node.output.get(i).filter(|n| !n.is_empty()).unwrap_or(other).clone();
     let (scale_out, zero_out) = (own(1, &scale), own(2, &byte));
-    let spread = editor.fresh(output, "spread");
+    let [spread, spreads, pair, all_steps, first, lows, low_scales] =
+        ["spread", "spreads", "pair", "all_steps", "first", "lows", "low_scales"].map(&mut name);
     for (part, value) in [(&none, 0.0), (&steps, 255.0), (&one, 1.0)] {
         editor.add(node, "Constant", &[], &[part], vec![float_attribute("value_float", value)]);
     }
@@ -84,14 +94,22 @@ pub fn dynamic(editor: &mut Editor, node: &NodeProto) {
     editor.add(node, "Min", &[&least, &none], &[&low], vec![]);
     editor.add(node, "Max", &[&most, &none], &[&high], vec![]);
     editor.add(node, "Sub", &[&high, &low], &[&range], vec![]);
-    editor.add(node, "Div", &[&range, &steps], &[&spread], vec![]);
+    editor.add(node, "Constant", &[], &[&pair], ints(&[2]));
+    editor.add(node, "Expand", &[&steps, &pair], &[&all_steps], vec![]);
+    editor.add(node, "Div", &[&range, &all_steps], &[&spreads], vec![]);
+    editor.add(node, "Constant", &[], &[&first], vec![int_attribute("value_int", 0)]);
+    editor.add(node, "Gather", &[&spreads, &first], &[&spread], vec![]);
     // Where all is 0 any scale would do; ONNX Runtime says 1.
     editor.add(node, "Equal", &[&range, &none], &[&flat], vec![]);
     editor.add(node, "Where", &[&flat, &one, &spread], &[&scale_out], vec![]);
-    editor.add(node, "Div", &[&low, &scale_out], &[&below], vec![]);
+    // Two elements, so that the engine divides.
+    editor.add(node, "Expand", &[&scale_out, &pair], &[&low_scales], vec![]);
+    editor.add(node, "Div", &[&low, &low_scales], &[&lows], vec![]);
+    editor.add(node, "Gather", &[&lows, &first], &[&below], vec![]);
     editor.add(node, "Neg", &[&below], &[&shift], vec![]);
     let zero = zero(editor, node, output);
     editor.add(node, "QuantizeLinear", &[&shift, &one, &zero], &[&zero_out], vec![]);
-    editor.add(node, "Div", &[input, &scale_out], &[&quotient], vec![]);
+    let by = as_large(editor, node, &scale_out, input);
+    editor.add(node, "Div", &[input, &by], &[&quotient], vec![]);
     editor.add(node, "QuantizeLinear", &[&quotient, &one, &zero_out], &[output], vec![]);
 }
