@@ -1,6 +1,6 @@
 """Where the two judges differ: whose outputs count, by the operator's specification or by exact arithmetic.
 
-`runtime` and `reference` are one of them; `either` where the specification leaves it open; `none` where neither is right.
+An answer may also be the outputs themselves. `runtime` and `reference` are one of them; `either` where the specification leaves it open; `none` where neither is right.
 """
 
 import numpy as np
@@ -18,14 +18,15 @@ def is_empty(case):
 
 def decide(case, runtime, reference):
     op = case.about["op"]
+    if op == "GlobalMaxPool":
+        # ONNX Runtime finds what is not a number or not by its position, and `onnx.reference` gives a dimension too many.
+        x = case.inputs.get("x0")
+        return [np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True)]
     if runtime is None or reference is None:
-        # `onnx.reference` gives a dimension too many.
-        return "none" if op in ("GlobalMaxPool", "GlobalAveragePool") and runtime is None else "either"
-    if op in ("ReduceMax", "ReduceMin", "GlobalMaxPool", "MaxPool", "ArgMax", "ArgMin", "ReduceLogSumExp") and has_nan(case):
+        return "either"
+    if op in ("ReduceMax", "ReduceMin", "MaxPool", "ArgMax", "ArgMin", "ReduceLogSumExp") and has_nan(case):
         # ONNX gives what is not a number no place in the order of numbers, and ONNX Runtime finds it or not by its position.
         return "either"
-    if op == "GlobalMaxPool":
-        return "runtime"
     if op == "MaxPool" and any(np.isneginf(a).any() for a in case.inputs.values() if a.dtype.kind == "f"):
         # ONNX Runtime begins with the least finite number, and so the largest of nothing but -inf is wrong.
         return "either"

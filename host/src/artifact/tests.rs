@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use vesta_core::clock::{Clock, Instant};
 use vesta_core::id::AliasName;
-use vesta_core::manifest::{Encoding, FORMAT, ModelRef};
+use vesta_core::manifest::{Encoding, FORMAT, ModelRef, Precision};
 use vesta_core::usage::CpuTime;
 
 struct TestClock(AtomicI64);
@@ -181,6 +181,7 @@ fn manifest(component: &[u8], model: &[u8]) -> PackageManifest {
             blob: blob(model),
             threads: 1,
             samples: Vec::new(),
+            precision: Precision::Full,
         }],
         limits: vesta_core::limits::Limits::default(),
         scaling: vesta_core::manifest::Scaling::default(),

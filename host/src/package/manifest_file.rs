@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use vesta_core::limits::{self, Limits};
-use vesta_core::manifest::{BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Scaling};
+use vesta_core::manifest::{BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Precision, Scaling};
 use vesta_core::sample::Sample;
 use vesta_core::{Digest, FunctionName};
 
@@ -44,6 +44,7 @@ pub struct ModelFile {
     pub encoding: Encoding,
     pub threads: u32,
     pub samples: Vec<Sample>,
+    pub precision: Precision,
     line: usize,
 }
 
@@ -88,6 +89,7 @@ impl ManifestFile {
             blob,
             threads: model.threads,
             samples: model.samples.clone(),
+            precision: model.precision,
         });
         PackageManifest {
             format: FORMAT.into(),
@@ -182,13 +184,21 @@ fn read_model(document: &Document<'_>, mut section: Section<'_, '_>) -> Option<M
     };
     let threads = small(section.integer("threads", limits::THREADS), 1);
     let samples: Vec<_> = section.sections("sample").into_iter().map(read_sample).collect();
-    section.finish(&["name", "file", "encoding", "threads", "sample"]);
+    let precision_key = section.key("precision");
+    let precision = match section.string("precision") {
+        Some(text) => Precision::deserialize(text.as_str().into_deserializer())
+            .map_err(|e: serde::de::value::Error| document.problem_at(&precision_key, e.to_string()))
+            .ok(),
+        None => Some(Precision::Full),
+    };
+    section.finish(&["name", "file", "encoding", "threads", "sample", "precision"]);
     Some(ModelFile {
         name: name?,
         file: file?,
         encoding: encoding?,
         threads,
         samples: samples.into_iter().collect::<Option<_>>()?,
+        precision: precision?,
         line: document.line_of(&file_key),
     })
 }

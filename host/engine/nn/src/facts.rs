@@ -166,8 +166,10 @@ impl Facts {
         self.input(node, index)?.ints.as_deref()
     }
 
-    /// Adds the outputs of a node whose element types are `elements`, where they are known.
-    pub fn add(&mut self, node: &NodeProto, elements: &[Option<Element>], sequence: bool) {
+    /// Adds the outputs of a node whose element types are `elements`, where they are known; `branches` are the outputs of the
+    /// graphs in it.
+    pub fn add(&mut self, node: &NodeProto, elements: &[Option<Element>], branches: &[Vec<Fact>]) {
+        let sequence = matches!(node.op(), "SequenceConstruct" | "SplitToSequence" | "SequenceInsert" | "SequenceEmpty");
         let dims = shapes::of(node, self);
         for (i, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
             let mut fact = match (node.op(), i) {
@@ -191,10 +193,19 @@ impl Facts {
             }
             self.known.insert(name.clone(), fact);
         }
+        if node.is("If") {
+            self.add_either(node, branches);
+        }
+    }
+
+    /// What is known of the outputs of a graph.
+    pub fn outputs(&self, graph: &GraphProto) -> Vec<Fact> {
+        let known = |output: &ValueInfoProto| self.get(output.name.as_deref().unwrap_or_default()).cloned();
+        graph.output.iter().map(|output| known(output).unwrap_or_default()).collect()
     }
 
     /// Adds the outputs of a choice between graphs, whose outputs are these.
-    pub fn add_either(&mut self, node: &NodeProto, branches: &[Vec<Fact>]) {
+    fn add_either(&mut self, node: &NodeProto, branches: &[Vec<Fact>]) {
         let [then, or] = branches else { return };
         for ((name, a), b) in node.output.iter().zip(then).zip(or) {
             if a.element != b.element || a.sequence != b.sequence {

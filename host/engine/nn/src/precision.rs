@@ -7,7 +7,7 @@
 mod bounds;
 
 use crate::PrepareError;
-use crate::facts::Facts;
+use crate::facts::{Fact, Facts};
 use crate::onnx::*;
 use crate::table::{self, Place};
 use bounds::{Bounds, of_node};
@@ -60,14 +60,14 @@ struct Pass {
 type Values = HashMap<String, Value>;
 
 impl Pass {
-    /// Gives the values of the graph's outputs.
+    /// Gives what is known of the graph's outputs.
     fn graph(
         &mut self,
         graph: &GraphProto,
         outer: &Facts,
         around: &Values,
         outermost: bool,
-    ) -> Result<Vec<Value>, PrepareError> {
+    ) -> Result<(Vec<Value>, Vec<Fact>), PrepareError> {
         let mut facts = outer.enter(graph);
         let mut values = around.clone();
         for input in &graph.input {
@@ -86,11 +86,13 @@ impl Pass {
         for node in &graph.node {
             let place = Place { node, label: node.label().to_owned() };
             let elements = table::check(&place, self.opset, &facts)?;
-            let mut branches = Vec::new();
+            let (mut branches, mut known) = (Vec::new(), Vec::new());
             for inner in node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)) {
-                branches.push(self.graph(inner, &facts, &values, false)?);
+                let (values, facts) = self.graph(inner, &facts, &values, false)?;
+                branches.push(values);
+                known.push(facts);
             }
-            facts.add(node, &elements, false);
+            facts.add(node, &elements, &known);
             self.node(node, &facts, &mut values, &branches);
         }
         let mut outputs = Vec::new();
@@ -109,7 +111,7 @@ impl Pass {
             }
             outputs.push(value);
         }
-        Ok(outputs)
+        Ok((outputs, facts.outputs(graph)))
     }
 
     fn integers(&mut self, place: &str) {

@@ -37,16 +37,11 @@ fn rewrite_in(graph: &mut GraphProto, opset: i64, outer: &Facts) -> Result<Vec<F
             branches.push(rewrite_in(inner, opset, &facts)?);
             Ok::<_, PrepareError>(())
         })?;
-        let sequence = matches!(node.op(), "SequenceConstruct" | "SplitToSequence" | "SequenceInsert" | "SequenceEmpty");
-        facts.add(&node, &elements, sequence);
-        if node.is("If") {
-            facts.add_either(&node, &branches);
-        }
+        facts.add(&node, &elements, &branches);
         one(&mut editor, node, &facts)?;
     }
     graph.node = editor.nodes;
-    let known = |output: &ValueInfoProto| facts.get(output.name.as_deref().unwrap_or_default()).cloned();
-    Ok(graph.output.iter().map(|output| known(output).unwrap_or_default()).collect())
+    Ok(facts.outputs(graph))
 }
 
 /// Adds a node, or those that stand for it.
@@ -65,7 +60,13 @@ fn one(editor: &mut Editor, mut node: NodeProto, facts: &Facts) -> Result<(), Pr
         ("Clip", "") if is_float => numbers::clip(editor, node, first),
         ("Softplus", "") => numbers::softplus(editor, node),
         ("Asinh" | "Acosh", "") => numbers::large_logarithm(editor, node),
-        ("ReduceMax" | "ReduceMin", "") if is_float => numbers::extreme(editor, node),
+        ("MaxPool" | "GlobalMaxPool", "") => {
+            if node.op() == "MaxPool" {
+                windows::fill(&mut node, None)?;
+            }
+            numbers::largest(editor, node);
+        }
+        ("ReduceMax" | "ReduceMin" | "ReduceLogSumExp", "") if is_float => numbers::extreme(editor, node),
         ("ReduceMax" | "ReduceMin", "") => numbers::extreme_of_some(editor, node, facts),
         ("Cast", "") if node.int("to") == Some(BOOL) => {
             let (input, output) = (node.input[0].clone(), node.output[0].clone());
@@ -85,7 +86,7 @@ fn one(editor: &mut Editor, mut node: NodeProto, facts: &Facts) -> Result<(), Pr
         ("Pad", "") => windows::pad(editor, node, facts),
         ("QuantizeLinear", "") => quantize::linear(editor, node, facts),
         ("DynamicQuantizeLinear", "") => quantize::dynamic(editor, &node),
-        ("MaxPool" | "AveragePool" | "Conv" | "ConvTranspose", "") => {
+        ("AveragePool" | "Conv" | "ConvTranspose", "") => {
             let weights_rank = facts.rank(&node, 1);
             windows::fill(&mut node, weights_rank)?;
             editor.nodes.push(node);

@@ -105,7 +105,7 @@ pub fn large_logarithm(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Where", &[&large, far, &small], &[&output], vec![]);
 }
 
-/// The engine's ReduceMax and ReduceMin pass over what is not a number: a sum of it is added.
+/// The engine's ReduceMax, ReduceMin and ReduceLogSumExp pass over what is not a number: a sum of it is added.
 pub fn extreme(editor: &mut Editor, mut node: NodeProto) {
     let nothing = nothing_or_nan(editor, &node);
     let (output, extreme) = take_output(editor, &mut node, "extreme");
@@ -117,6 +117,23 @@ pub fn extreme(editor: &mut Editor, mut node: NodeProto) {
     editor.nodes.push(sums);
     editor.nodes.push(node.clone());
     editor.add(&node, "Add", &[&extreme, &sum], &[&output], vec![]);
+}
+
+/// The engine's pooling passes over what is not a number: where there is any in a window, the result is none.
+pub fn largest(editor: &mut Editor, mut node: NodeProto) {
+    let (zero, none) = (number(editor, &node, "zero", 0.0), number(editor, &node, "none", f32::NAN));
+    let input = node.input[0].clone();
+    let (output, largest) = take_output(editor, &mut node, "largest");
+    let [is_nan, nans, count, any] = ["is_nan", "nans", "count", "any"].map(|part| editor.fresh(&output, part));
+    editor.add(&node, "IsNaN", &[&input], &[&is_nan], vec![]);
+    editor.add(&node, "Cast", &[&is_nan], &[&nans], vec![int_attribute("to", FLOAT)]);
+    let mut counts = node.clone();
+    counts.input[0] = nans;
+    counts.output = vec![count.clone()];
+    editor.nodes.push(counts);
+    editor.add(&node, "Greater", &[&count, &zero], &[&any], vec![]);
+    editor.nodes.push(node.clone());
+    editor.add(&node, "Where", &[&any, &none, &largest], &[&output], vec![]);
 }
 
 /// The largest of no integers is the least of 64 bits, which the engine does not have: where there may be none, the first element

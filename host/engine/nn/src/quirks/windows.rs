@@ -48,53 +48,54 @@ fn same_lower(node: &NodeProto) -> PrepareError {
     PrepareError::Operator(format!("{} (node {:?}): {why}", node.op(), node.label()))
 }
 
-/// The engine reflects only once. Where padding may be wider than the data, which is known at run alone, an element as far within
-/// the data as the padding is wide is looked up, so that the run fails if there is none.
+/// The engine reflects only once. Where only the run tells how wide padding and data are, a number is looked up that is not there if
+/// the padding is too wide or negative, so that the run fails.
 pub fn pad(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
     let mode = node.attribute("mode").and_then(|a| a.s.clone()).unwrap_or_default();
-    let pads = match node.attribute("pads") {
-        Some(attribute) => attribute.ints.clone(),
-        None => facts.ints(&node, 1).map(<[i64]>::to_vec).unwrap_or_default(),
-    };
-    let dims = facts.input(&node, 0).and_then(|f| f.dims.clone()).unwrap_or_default();
-    if !matches!(&mode[..], b"reflect" | b"wrap") || dims.len() * 2 != pads.len() {
+    let dims = facts.input(&node, 0).and_then(|f| f.dims.as_deref());
+    let is_known = dims.is_some_and(|dims| dims.iter().all(Option::is_some));
+    let stated = node.attribute("pads").map(|a| a.ints.clone());
+    // The table's condition has judged what is known.
+    let is_judged = is_known && (stated.is_some() || facts.ints(&node, 1).is_some());
+    if !matches!(&mode[..], b"reflect" | b"wrap") || is_judged {
         editor.nodes.push(node);
         return;
     }
-    let spare = i64::from(&mode[..] == b"reflect");
     let (output, input) = (node.output[0].clone(), node.input[0].clone());
-    let mut width = None;
-    for (axis, _) in dims.iter().enumerate().filter(|(_, d)| d.is_none()) {
-        let widest = pads[axis].max(pads[axis + dims.len()]);
-        if widest == 0 {
-            continue;
-        }
-        let name = |editor: &mut Editor, part: &str| editor.fresh(&output, &format!("{part}{axis}"));
-        let [shape, number, size, zero, one, range, place, found, nothing, sum] =
-            ["shape", "number", "size", "zero", "one", "range", "place", "found", "nothing", "sum"]
-                .map(|part| name(editor, part));
-        let constant = |value: i64| vec![int_attribute("value_int", value)];
-        editor.add(&node, "Shape", &[&input], &[&shape], vec![]);
-        editor.add(&node, "Constant", &[], &[&number], constant(axis as i64));
-        editor.add(&node, "Gather", &[&shape, &number], &[&size], vec![]);
-        editor.add(&node, "Constant", &[], &[&zero], constant(0));
-        editor.add(&node, "Constant", &[], &[&one], constant(1));
-        editor.add(&node, "Range", &[&zero, &size, &one], &[&range], vec![]);
-        editor.add(&node, "Constant", &[], &[&place], constant(widest - 1 + spare));
-        editor.add(&node, "Gather", &[&range, &place], &[&found], vec![]);
-        editor.add(&node, "Sub", &[&found, &found], &[&nothing], vec![]);
-        let before = width.take().unwrap_or_else(|| {
-            let all = name(editor, "pads");
-            editor.add(&node, "Constant", &[], &[&all], ints(&pads));
+    let mut name = |part: &str| editor.fresh(&output, part);
+    let [start, last, five, one] = ["start", "last", "five", "one"].map(&mut name);
+    let [shape, rank, before, after, wide, least] =
+        ["shape", "rank", "before", "after", "wide", "least"].map(&mut name);
+    let [narrow, positive, both, good, worst, bad, place, nothing, sum, all] =
+        ["narrow", "positive", "both", "good", "worst", "bad", "place", "nothing", "sum", "pads"].map(&mut name);
+    let pads = match stated {
+        Some(stated) => {
+            editor.add(&node, "Constant", &[], &[&all], ints(&stated));
             all
-        });
-        editor.add(&node, "Add", &[&before, &nothing], &[&sum], vec![]);
-        width = Some(sum);
+        }
+        None => node.input[1].clone(),
+    };
+    for (part, value) in [(&start, 0), (&last, i64::from(i32::MAX)), (&five, 5), (&one, 1)] {
+        editor.add(&node, "Constant", &[], &[part], ints(&[value]));
     }
-    if let Some(width) = width {
-        node.attribute.retain(|a| a.name.as_deref() != Some("pads"));
-        node.input.resize(node.input.len().max(2), String::new());
-        node.input[1] = width;
-    }
+    editor.add(&node, "Shape", &[&input], &[&shape], vec![]);
+    editor.add(&node, "Shape", &[&shape], &[&rank], vec![]);
+    editor.add(&node, "Slice", &[&pads, &start, &rank, &start], &[&before], vec![]);
+    editor.add(&node, "Slice", &[&pads, &rank, &last, &start], &[&after], vec![]);
+    editor.add(&node, "Max", &[&before, &after], &[&wide], vec![]);
+    editor.add(&node, "Min", &[&before, &after], &[&least], vec![]);
+    let fits = if &mode[..] == b"reflect" { "Less" } else { "LessOrEqual" };
+    editor.add(&node, fits, &[&wide, &shape], &[&narrow], vec![]);
+    editor.add(&node, "GreaterOrEqual", &[&least, &start], &[&positive], vec![]);
+    editor.add(&node, "And", &[&narrow, &positive], &[&both], vec![]);
+    editor.add(&node, "CastLike", &[&both, &one], &[&good], vec![]);
+    editor.add(&node, "ReduceMin", &[&good], &[&worst], vec![int_attribute("keepdims", 0)]);
+    editor.add(&node, "Sub", &[&one, &worst], &[&bad], vec![]);
+    editor.add(&node, "Mul", &[&bad, &five], &[&place], vec![]);
+    editor.add(&node, "Gather", &[&start, &place], &[&nothing], vec![]);
+    editor.add(&node, "Add", &[&pads, &nothing], &[&sum], vec![]);
+    node.attribute.retain(|a| a.name.as_deref() != Some("pads"));
+    node.input.resize(node.input.len().max(2), String::new());
+    node.input[1] = sum;
     editor.nodes.push(node);
 }
