@@ -141,7 +141,12 @@ fn sample(array: &Array) -> Sample {
     let stated = values.iter().all(|v| v.is_finite() && v.abs() <= within);
     // A port of int8 takes the same bits as uint8: its samples are none of its numbers.
     let stated = stated && array.ty != "int8";
-    Sample { input: array.name.clone(), shape: array.shape.clone(), values: stated.then_some(values), fill: None }
+    Sample {
+        input: array.name.clone(),
+        shape: array.shape.clone(),
+        values: stated.then_some(values),
+        fill: None,
+    }
 }
 
 impl Array {
@@ -212,5 +217,10 @@ fn compare(expected: &[Array], outputs: &[(String, Tensor)]) -> Result<(), Strin
 fn differing(name: &str, want: &[f64], got: &[f64], alike: impl Fn(f64, f64) -> bool) -> String {
     let first = want.iter().zip(got).position(|(a, b)| !alike(*a, *b)).unwrap_or(0);
     let count = want.iter().zip(got).filter(|(a, b)| !alike(**a, **b)).count();
-    format!("{name}: {count} of {} differ; number {first} is {} instead of {}", want.len(), got[first], want[first])
+    format!(
+        "{name}: {count} of {} differ; number {first} is {} instead of {}",
+        want.len(),
+        got[first],
+        want[first]
+    )
 }

@@ -39,10 +39,9 @@ pub fn check(name: &str, node: &NodeProto, opset: i64, facts: &Facts) -> Result<
             "the number of dimensions of the data or of the indices is not known at deploy",
         ),
         "inference" => (is.inference(), "it is in training mode, or gives a mask before operator set 12"),
-        "narrow padding" => (
-            is.narrow_padding(),
-            "with this mode the padding must not be negative, nor wider than the data",
-        ),
+        "narrow padding" => {
+            (is.narrow_padding(), "with this mode the padding must not be negative, nor wider than the data")
+        }
         "not a scalar" => (
             facts.rank(node, 0).is_some_and(|rank| rank > 0),
             "the number of dimensions of the input is 0, or not known at deploy",
@@ -95,7 +94,8 @@ impl Condition<'_> {
 
     fn channel_axis(&self) -> bool {
         let Some(scale) = self.facts.input(self.node, 1).and_then(|f| f.dims.as_ref()) else { return false };
-        scale.is_empty() || (scale.len() == 1 && (scale[0] == Some(1) || self.facts.rank(self.node, 0).is_some()))
+        scale.is_empty()
+            || (scale.len() == 1 && (scale[0] == Some(1) || self.facts.rank(self.node, 0).is_some()))
     }
 
     /// Whether indices may be smaller than the data can be seen, or made right.
@@ -142,9 +142,9 @@ impl Condition<'_> {
             return true;
         }
         // The engine takes a start before the data for an empty result, where the first element is meant.
-        self.facts.ints(self.node, 1).is_some_and(|starts| {
-            steps.iter().zip(starts).all(|(step, start)| *step > 0 || *start >= -1)
-        })
+        self.facts
+            .ints(self.node, 1)
+            .is_some_and(|starts| steps.iter().zip(starts).all(|(step, start)| *step > 0 || *start >= -1))
     }
 
     fn whole_lengths(&self) -> bool {
@@ -159,7 +159,9 @@ impl Condition<'_> {
 
     fn window(&self) -> bool {
         let auto = self.node.attribute("auto_pad").and_then(|a| a.s.as_deref()).unwrap_or_default();
-        let Some(strides) = self.node.attribute("strides").filter(|_| auto.starts_with(b"SAME")) else { return true };
+        let Some(strides) = self.node.attribute("strides").filter(|_| auto.starts_with(b"SAME")) else {
+            return true;
+        };
         let kernel = match self.node.attribute("kernel_shape") {
             Some(kernel) => kernel.ints.iter().map(|k| u64::try_from(*k).ok()).collect(),
             None => {

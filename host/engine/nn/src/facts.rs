@@ -78,7 +78,9 @@ impl Fact {
 /// Whole numbers of a tensor that was checked.
 pub fn ints(tensor: &TensorProto, element: Element) -> Vec<i64> {
     match (&tensor.raw_data, element) {
-        (Some(raw), Element::Int64) => raw.as_chunks::<8>().0.iter().map(|c| i64::from_le_bytes(*c)).collect(),
+        (Some(raw), Element::Int64) => {
+            raw.as_chunks::<8>().0.iter().map(|c| i64::from_le_bytes(*c)).collect()
+        }
         (Some(raw), Element::Int32) => {
             raw.as_chunks::<4>().0.iter().map(|c| i32::from_le_bytes(*c).into()).collect()
         }
@@ -112,7 +114,8 @@ fn constant(node: &NodeProto) -> Fact {
                 fact = Fact { ints: Some(attribute.ints.clone()), ..Fact::of(Element::Int64, dims) };
             }
             Some("value_float") => {
-                fact = Fact { floats: attribute.f.map(|f| vec![f]), ..Fact::of(Element::Float, Some(vec![])) };
+                fact =
+                    Fact { floats: attribute.f.map(|f| vec![f]), ..Fact::of(Element::Float, Some(vec![])) };
             }
             Some("value_floats") => {
                 let dims = Some(vec![Some(attribute.floats.len() as u64)]);
@@ -169,7 +172,8 @@ impl Facts {
     /// Adds the outputs of a node whose element types are `elements`, where they are known; `branches` are the outputs of the
     /// graphs in it.
     pub fn add(&mut self, node: &NodeProto, elements: &[Option<Element>], branches: &[Vec<Fact>]) {
-        let sequence = matches!(node.op(), "SequenceConstruct" | "SplitToSequence" | "SequenceInsert" | "SequenceEmpty");
+        let sequence =
+            matches!(node.op(), "SequenceConstruct" | "SplitToSequence" | "SequenceInsert" | "SequenceEmpty");
         let dims = shapes::of(node, self);
         for (i, name) in node.output.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
             let mut fact = match (node.op(), i) {

@@ -105,7 +105,9 @@ impl Pass {
                     (_, Some(Element::Double)) => {
                         self.found.insert(format!("output {name:?} is in double precision"));
                     }
-                    (Some(Doubt::Fails(place) | Doubt::Silent(place)), Some(Element::Int64)) => self.integers(place),
+                    (Some(Doubt::Fails(place) | Doubt::Silent(place)), Some(Element::Int64)) => {
+                        self.integers(place)
+                    }
                     _ => {}
                 }
             }
@@ -126,10 +128,11 @@ impl Pass {
             self.found.insert(format!("{place} computes in double precision"));
         }
         let inputs: Vec<Option<&Value>> = node.input.iter().map(|name| values.get(name)).collect();
-        let silent = inputs.iter().enumerate().find_map(|(i, value)| match value.and_then(|v| v.doubt.as_ref()) {
-            Some(Doubt::Silent(place)) if !steers(node, i) && !passes_on(node) => Some(place.clone()),
-            _ => None,
-        });
+        let silent =
+            inputs.iter().enumerate().find_map(|(i, value)| match value.and_then(|v| v.doubt.as_ref()) {
+                Some(Doubt::Silent(place)) if !steers(node, i) && !passes_on(node) => Some(place.clone()),
+                _ => None,
+            });
         let mut given = Vec::new();
         for (i, name) in node.output.iter().enumerate() {
             let mut value = match branches {
@@ -137,7 +140,8 @@ impl Pass {
                 _ => join(branches.iter().map(|outputs| outputs.get(i))),
             };
             let element = facts.get(name).and_then(|f| f.element);
-            value.rounded_once = node.is("Constant") || node.is("Cast") || inputs.iter().flatten().all(|v| v.rounded_once);
+            value.rounded_once =
+                node.is("Constant") || node.is("Cast") || inputs.iter().flatten().all(|v| v.rounded_once);
             if !matches!(element, Some(Element::Int64 | Element::Int32)) {
                 value.doubt = None;
             }
@@ -174,16 +178,20 @@ impl Pass {
         name: &str,
     ) -> Value {
         let element = facts.get(name).and_then(|f| f.element);
-        if let (true, Some(tensor)) = (node.is("Constant"), node.attribute("value").and_then(|a| a.t.as_ref())) {
+        if let (true, Some(tensor)) =
+            (node.is("Constant"), node.attribute("value").and_then(|a| a.t.as_ref()))
+        {
             return constant(tensor);
         }
         if let Some(ints) = facts.get(name).and_then(|f| f.ints.as_ref()) {
-            return Value { bounds: Bounds::of_all(ints), of_shapes: true, ..Value::default() }.in_doubt(place, true);
+            return Value { bounds: Bounds::of_all(ints), of_shapes: true, ..Value::default() }
+                .in_doubt(place, true);
         }
         let bounds = of_node(node, output, facts, inputs, element);
         let known = |v: &&Value| v.of_shapes;
         let data = inputs.iter().enumerate().filter(|(i, _)| !steers(node, *i)).filter_map(|(_, v)| *v);
-        let of_shapes = matches!(node.op(), "Shape" | "Size") || (!node.input.is_empty() && data.clone().all(|v| known(&v)));
+        let of_shapes = matches!(node.op(), "Shape" | "Size")
+            || (!node.input.is_empty() && data.clone().all(|v| known(&v)));
         let inherited = data.clone().find_map(|v| v.doubt.clone()).filter(|_| !is_comparison(node));
         let mut value = Value { bounds, of_shapes, ..Value::default() };
         if element == Some(Element::Int64) {
@@ -242,7 +250,8 @@ fn join<'v>(of: impl Iterator<Item = Option<&'v Value>>) -> Value {
 
 fn casts_floats(node: &NodeProto, facts: &Facts) -> bool {
     let from = facts.input(node, 0).and_then(|f| f.element);
-    matches!(node.op(), "Cast" | "CastLike") && matches!(from, Some(Element::Float | Element::Float16 | Element::Double))
+    matches!(node.op(), "Cast" | "CastLike")
+        && matches!(from, Some(Element::Float | Element::Float16 | Element::Double))
 }
 
 fn is_comparison(node: &NodeProto) -> bool {
@@ -252,15 +261,20 @@ fn is_comparison(node: &NodeProto) -> bool {
 /// Whether a node gives its input's numbers as they are, or computes with them in a way whose bounds are known.
 fn passes_on(node: &NodeProto) -> bool {
     !is_comparison(node)
-        && !matches!(node.op(), "Cast" | "CastLike" | "Sign" | "ArgMax" | "ArgMin" | "TopK" | "NonZero" | "Mod" | "Div")
+        && !matches!(
+            node.op(),
+            "Cast" | "CastLike" | "Sign" | "ArgMax" | "ArgMin" | "TopK" | "NonZero" | "Mod" | "Div"
+        )
 }
 
 /// Whether an input says where or how many, and its numbers do not become those of the output.
 fn steers(node: &NodeProto, input: usize) -> bool {
     match node.op() {
-        "Reshape" | "Expand" | "Gather" | "GatherND" | "GatherElements" | "Tile" | "Squeeze" | "Unsqueeze" | "Split"
-        | "TopK" | "ReverseSequence" | "CumSum" | "Trilu" | "SequenceAt" | "DFT" | "Scatter" | "ScatterElements" | "ScatterND"
-        | "Resize" => input >= 1 && !(input == 2 && node.op().starts_with("Scatter")),
+        "Reshape" | "Expand" | "Gather" | "GatherND" | "GatherElements" | "Tile" | "Squeeze"
+        | "Unsqueeze" | "Split" | "TopK" | "ReverseSequence" | "CumSum" | "Trilu" | "SequenceAt" | "DFT"
+        | "Scatter" | "ScatterElements" | "ScatterND" | "Resize" => {
+            input >= 1 && !(input == 2 && node.op().starts_with("Scatter"))
+        }
         "Slice" => input >= 1,
         "Pad" => input == 1 || input == 3,
         "OneHot" => input <= 1,

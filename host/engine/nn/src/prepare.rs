@@ -47,6 +47,7 @@ pub fn prepare(
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
     names::give(&mut model);
+    let assumed = check::assume_opset(&mut model)?;
     let checked = check::model(&model, limits)?;
     check_operators(&model, &checked)?;
     let producer = [&model.producer_name, &model.producer_version]
@@ -57,6 +58,9 @@ pub fn prepare(
     let graph = model.graph.get_or_insert_default();
     let signature = signature(graph, limits)?;
     let mut notes = Vec::new();
+    if let Some(opset) = assumed {
+        notes.push(format!("it imports no opset of the default domain; {opset} is assumed"));
+    }
     let reduced = precision::of(graph, checked.opset)?;
     quirks::rewrite(graph, checked.opset)?;
     let softmaxes = softmax::rewrite(graph, checked.opset);

@@ -46,6 +46,11 @@ fn rewrite_in(graph: &mut GraphProto, opset: i64, outer: &Facts) -> Result<Vec<F
 
 /// Adds a node, or those that stand for it.
 fn one(editor: &mut Editor, mut node: NodeProto, facts: &Facts) -> Result<(), PrepareError> {
+    if !is_whole(&node) {
+        // The engine says what it misses.
+        editor.nodes.push(node);
+        return Ok(());
+    }
     let first = facts.input(&node, 0).and_then(|f| f.element);
     let is_float = matches!(first, None | Some(Element::Float | Element::Float16 | Element::Double));
     let is_bool = |i: usize| facts.input(&node, i).is_some_and(|f| f.element == Some(Element::Bool));
@@ -100,6 +105,19 @@ fn one(editor: &mut Editor, mut node: NodeProto, facts: &Facts) -> Result<(), Pr
         _ => editor.nodes.push(node),
     }
     Ok(())
+}
+
+/// Whether a node has the inputs that its operator cannot do without, and an output.
+fn is_whole(node: &NodeProto) -> bool {
+    let needed = match node.op() {
+        "Scatter" | "ScatterElements" => 3,
+        "MatMul" | "QuantizeLinear" | "CastLike" => 2,
+        "Pad" if node.attribute("pads").is_none() => 2,
+        _ => 1,
+    };
+    let outputs = if node.is("DynamicQuantizeLinear") { 1..=3 } else { 1..=1 };
+    let given = node.input.iter().take_while(|name| !name.is_empty()).count();
+    given >= needed && outputs.contains(&node.output.len()) && !node.output[0].is_empty()
 }
 
 fn ints(value: &[i64]) -> Vec<AttributeProto> {

@@ -218,7 +218,9 @@ fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
         if text.contains("overflow") {
-            return format!("it computes with 32-bit integers, and a number does not fit into them ({text})");
+            return format!(
+                "a number or a size does not fit into its integers, which have 32 bits in tensors ({text})"
+            );
         }
         format!("it stopped at a check of its own ({text})")
     })

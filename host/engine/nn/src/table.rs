@@ -126,7 +126,9 @@ impl Table {
             };
             if !self.allows(names, element) {
                 let name = element.name();
-                return Err(place.refuse(format!("the embedded engine does not compute it with {name} as input {i}")));
+                return Err(
+                    place.refuse(format!("the embedded engine does not compute it with {name} as input {i}"))
+                );
             }
         }
         Ok(())
@@ -143,7 +145,9 @@ impl Operator {
         for name in &self.required {
             if place.node.attribute(name).is_none() {
                 let allowed = self.attributes.get(name).map_or_else(String::new, |a| a.join(", "));
-                let why = format!("attribute {name} has its default; the embedded engine is right with {allowed} alone");
+                let why = format!(
+                    "attribute {name} has its default; the embedded engine is right with {allowed} alone"
+                );
                 return Err(place.refuse(why));
             }
         }
@@ -156,7 +160,8 @@ impl Operator {
             };
             if !allowed.contains(&got) {
                 let allowed = allowed.join(", ");
-                let why = format!("attribute {name} is {got:?}; the embedded engine is right with {allowed} alone");
+                let why =
+                    format!("attribute {name} is {got:?}; the embedded engine is right with {allowed} alone");
                 return Err(place.refuse(why));
             }
         }
@@ -200,7 +205,10 @@ mod tests {
         for (op, operator) in &table.operators {
             assert!(operator.inputs.iter().all(|i| i.split(' ').all(known)), "{op}");
             assert!(operator.conditions.iter().all(|c| conditions::NAMES.contains(&c.as_str())), "{op}");
-            assert!(operator.refused.is_some() || !operator.inputs.is_empty() || op.contains("Constant"), "{op}");
+            assert!(
+                operator.refused.is_some() || !operator.inputs.is_empty() || op.contains("Constant"),
+                "{op}"
+            );
         }
     }
 }

@@ -66,7 +66,8 @@ impl Bounds {
     }
 
     fn times(self, other: Self) -> Option<Self> {
-        let ends = [self.low * other.low, self.low * other.high, self.high * other.low, self.high * other.high];
+        let ends =
+            [self.low * other.low, self.low * other.high, self.high * other.low, self.high * other.high];
         Self::new(ends.into_iter().min()?, ends.into_iter().max()?)
     }
 }
@@ -83,13 +84,12 @@ pub fn of_node(
     let given = |i: usize| node.input.get(i).is_some_and(|name| !name.is_empty());
     let all = || inputs.iter().enumerate().filter(|(i, _)| given(*i)).map(|(i, _)| at(i));
     let bounds = match (node.op(), output) {
-        ("Shape" | "Size" | "NonZero" | "ArgMax" | "ArgMin" | "SequenceLength", _) | ("TopK" | "MaxPool", 1) => {
-            Some(LENGTH)
-        }
+        ("Shape" | "Size" | "NonZero" | "ArgMax" | "ArgMin" | "SequenceLength", _)
+        | ("TopK" | "MaxPool", 1) => Some(LENGTH),
         (
-            "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Transpose" | "Flatten" | "Slice" | "Split" | "Gather" | "GatherND"
-            | "GatherElements" | "Expand" | "Tile" | "DepthToSpace" | "ReverseSequence" | "TopK" | "SequenceAt"
-            | "ConcatFromSequence" | "CastLike" | "Cast",
+            "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Transpose" | "Flatten" | "Slice" | "Split"
+            | "Gather" | "GatherND" | "GatherElements" | "Expand" | "Tile" | "DepthToSpace"
+            | "ReverseSequence" | "TopK" | "SequenceAt" | "ConcatFromSequence" | "CastLike" | "Cast",
             _,
         ) => at(0),
         ("ReduceMax" | "ReduceMin", _) => at(0),
@@ -106,9 +106,9 @@ pub fn of_node(
         ("Max", _) => extreme(all(), |a, b| a.max(b)),
         ("Min", _) => extreme(all(), |a, b| a.min(b)),
         ("Clip", _) => clip(at(0), at(1), at(2)),
-        ("Add" | "Sum", _) => {
-            all().reduce(|a, b| a.zip(b).and_then(|(a, b)| Bounds::new(a.low + b.low, a.high + b.high))).flatten()
-        }
+        ("Add" | "Sum", _) => all()
+            .reduce(|a, b| a.zip(b).and_then(|(a, b)| Bounds::new(a.low + b.low, a.high + b.high)))
+            .flatten(),
         ("Sub", _) => at(0).zip(at(1)).and_then(|(a, b)| Bounds::new(a.low - b.high, a.high - b.low)),
         ("Mul", _) => at(0).zip(at(1)).and_then(|(a, b)| a.times(b)),
         // Of the least number of 32 bits both fail at run.
@@ -130,7 +130,9 @@ pub fn of_node(
             let count = count(node, facts);
             Bounds::new(a.low.min(0) * count, a.largest().max(0).min(a.high.max(-a.low)) * count)
         }),
-        ("ReduceSumSquare", _) => at(0).and_then(|a| Bounds::new(0, a.largest() * a.largest() * count(node, facts))),
+        ("ReduceSumSquare", _) => {
+            at(0).and_then(|a| Bounds::new(0, a.largest() * a.largest() * count(node, facts)))
+        }
         _ => None,
     };
     match element {

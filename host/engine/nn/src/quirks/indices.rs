@@ -43,24 +43,29 @@ pub fn times_vector(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Squeeze", &[&product, &last], &[&output], vec![]);
 }
 
-/// As [`times_vector`] where only the run tells whether the right side is a vector: its last dimension is taken off the shape then.
+/// As [`times_vector`] where only the run tells whether the right side is a vector: the result has the dimensions of the left side
+/// without its last one then, and all that the engine gives otherwise.
 pub fn times_unknown(editor: &mut Editor, mut node: NodeProto) {
     let output = node.output[0].clone();
-    let right = node.input[1].clone();
-    let names = ["product", "right_shape", "right_rank", "one", "is_vector", "less", "shape", "rank", "end", "start", "cut"];
-    let [product, right_shape, right_rank, one, is_vector, less, shape, rank, end, start, cut] =
-        names.map(|part| editor.fresh(&output, part));
+    let (left, right) = (node.input[0].clone(), node.input[1].clone());
+    let mut name = |part: &str| editor.fresh(&output, part);
+    let [product, shape, start, one, all] = ["product", "shape", "start", "one", "all"].map(&mut name);
+    let [right_shape, right_rank, is_vector] = ["right_shape", "right_rank", "is_vector"].map(&mut name);
+    let [left_shape, left_rank, fewer, end, cut] =
+        ["left_shape", "left_rank", "fewer", "end", "cut"].map(&mut name);
     node.output[0] = product.clone();
     editor.nodes.push(node.clone());
-    editor.add(&node, "Constant", &[], &[&one], ints(&[1]));
-    editor.add(&node, "Constant", &[], &[&start], ints(&[0]));
-    editor.add(&node, "Shape", &[&right], &[&right_shape], vec![]);
-    editor.add(&node, "Shape", &[&right_shape], &[&right_rank], vec![]);
+    for (part, value) in [(&start, 0), (&one, 1), (&all, i64::from(i32::MAX))] {
+        editor.add(&node, "Constant", &[], &[part], ints(&[value]));
+    }
+    for (of, shape, rank) in [(&left, &left_shape, &left_rank), (&right, &right_shape, &right_rank)] {
+        editor.add(&node, "Shape", &[of], &[shape], vec![]);
+        editor.add(&node, "Shape", &[shape], &[rank], vec![]);
+    }
     editor.add(&node, "Equal", &[&right_rank, &one], &[&is_vector], vec![]);
-    editor.add(&node, "CastLike", &[&is_vector, &one], &[&less], vec![]);
+    editor.add(&node, "Sub", &[&left_rank, &one], &[&fewer], vec![]);
+    editor.add(&node, "Where", &[&is_vector, &fewer, &all], &[&end], vec![]);
     editor.add(&node, "Shape", &[&product], &[&shape], vec![]);
-    editor.add(&node, "Shape", &[&shape], &[&rank], vec![]);
-    editor.add(&node, "Sub", &[&rank, &less], &[&end], vec![]);
     editor.add(&node, "Slice", &[&shape, &start, &end, &start], &[&cut], vec![]);
     editor.add(&node, "Reshape", &[&product, &cut], &[&output], vec![]);
 }
@@ -73,7 +78,8 @@ pub fn scatter(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
     let rank = indices.len() as i64;
     let axis = node.int("axis").unwrap_or(0);
     let axis = if axis < 0 { axis.saturating_add(rank) } else { axis };
-    let same = |(i, (a, b)): (usize, (&Option<u64>, &Option<u64>))| i as i64 == axis || (a.is_some() && a == b);
+    let same =
+        |(i, (a, b)): (usize, (&Option<u64>, &Option<u64>))| i as i64 == axis || (a.is_some() && a == b);
     if data.len() == indices.len() && data.iter().zip(&indices).enumerate().all(same) {
         editor.nodes.push(node);
         return;
@@ -88,8 +94,9 @@ pub fn scatter(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
     editor.add(&node, "Constant", &[], &[&one], vec![int_attribute("value_int", 1)]);
     let mut places = Vec::new();
     for dim in 0..rank {
-        let [number, size, range, axes, row, all, place] = ["number", "size", "range", "axes", "row", "all", "place"]
-            .map(|part| editor.fresh(&output, &format!("{part}{dim}")));
+        let [number, size, range, axes, row, all, place] =
+            ["number", "size", "range", "axes", "row", "all", "place"]
+                .map(|part| editor.fresh(&output, &format!("{part}{dim}")));
         if dim == axis {
             editor.add(&node, "Unsqueeze", &[&index, &last], &[&place], vec![]);
         } else {

@@ -87,7 +87,8 @@ pub fn large_logarithm(editor: &mut Editor, mut node: NodeProto) {
     let odd = node.op() == "Asinh";
     let (output, small) = take_output(editor, &mut node, "small");
     let [size, large, log, sum, minus, negative, signed] =
-        ["size", "large", "log", "sum", "minus", "negative", "signed"].map(|part| editor.fresh(&output, part));
+        ["size", "large", "log", "sum", "minus", "negative", "signed"]
+            .map(|part| editor.fresh(&output, part));
     editor.nodes.push(node.clone());
     if odd {
         editor.add(&node, "Abs", &[&input], &[&size], vec![]);
@@ -124,7 +125,8 @@ pub fn largest(editor: &mut Editor, mut node: NodeProto) {
     let (zero, none) = (number(editor, &node, "zero", 0.0), number(editor, &node, "none", f32::NAN));
     let input = node.input[0].clone();
     let (output, largest) = take_output(editor, &mut node, "largest");
-    let [is_nan, nans, count, any] = ["is_nan", "nans", "count", "any"].map(|part| editor.fresh(&output, part));
+    let [is_nan, nans, count, any] =
+        ["is_nan", "nans", "count", "any"].map(|part| editor.fresh(&output, part));
     editor.add(&node, "IsNaN", &[&input], &[&is_nan], vec![]);
     editor.add(&node, "Cast", &[&is_nan], &[&nans], vec![int_attribute("to", FLOAT)]);
     let mut counts = node.clone();

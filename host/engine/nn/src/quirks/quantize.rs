@@ -8,7 +8,10 @@ use crate::onnx::*;
 /// Divides first; the scale is 1 then.
 pub fn linear(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
     let (input, scale, output) = (node.input[0].clone(), node.input[1].clone(), node.output[0].clone());
-    let many = facts.input(&node, 1).and_then(|f| f.dims.as_ref()).is_some_and(|d| matches!(d[..], [n] if n != Some(1)));
+    let many = facts
+        .input(&node, 1)
+        .and_then(|f| f.dims.as_ref())
+        .is_some_and(|d| matches!(d[..], [n] if n != Some(1)));
     let [divisor, quotient, one] = ["divisor", "quotient", "one"].map(|part| editor.fresh(&output, part));
     let mut by = scale.clone();
     if many {
@@ -62,7 +65,8 @@ fn as_large(editor: &mut Editor, node: &NodeProto, scalar: &str, tensor: &str) -
 /// 0 in eight bits.
 fn zero(editor: &mut Editor, node: &NodeProto, output: &str) -> String {
     let zero = editor.fresh(output, "zero");
-    let value = TensorProto { data_type: Some(2), raw_data: Some(vec![0u8].into()), ..TensorProto::default() };
+    let value =
+        TensorProto { data_type: Some(2), raw_data: Some(vec![0u8].into()), ..TensorProto::default() };
     let attribute = AttributeProto {
         name: Some("value".into()),
         t: Some(value),
@@ -78,10 +82,12 @@ pub fn dynamic(editor: &mut Editor, node: &NodeProto) {
     let input = &node.input[0];
     let output = &node.output[0];
     let mut name = |part: &str| editor.fresh(output, part);
-    let names = ["none", "steps", "one", "least", "most", "low", "high", "range", "scale", "flat", "below", "shift"];
+    let names =
+        ["none", "steps", "one", "least", "most", "low", "high", "range", "scale", "flat", "below", "shift"];
     let [none, steps, one, least, most, low, high, range, scale, flat, below, shift] = names.map(&mut name);
     let [byte, quotient] = ["byte", "quotient"].map(&mut name);
-    let own = |i: usize, other: &String| node.output.get(i).filter(|n| !n.is_empty()).unwrap_or(other).clone();
+    let own =
+        |i: usize, other: &String| node.output.get(i).filter(|n| !n.is_empty()).unwrap_or(other).clone();
     let (scale_out, zero_out) = (own(1, &scale), own(2, &byte));
     let [spread, spreads, pair, all_steps, first, lows, low_scales] =
         ["spread", "spreads", "pair", "all_steps", "first", "lows", "low_scales"].map(&mut name);

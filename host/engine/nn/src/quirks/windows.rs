@@ -67,7 +67,8 @@ pub fn pad(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
     let [shape, rank, before, after, wide, least] =
         ["shape", "rank", "before", "after", "wide", "least"].map(&mut name);
     let [narrow, positive, both, good, worst, bad, place, nothing, sum, all] =
-        ["narrow", "positive", "both", "good", "worst", "bad", "place", "nothing", "sum", "pads"].map(&mut name);
+        ["narrow", "positive", "both", "good", "worst", "bad", "place", "nothing", "sum", "pads"]
+            .map(&mut name);
     let pads = match stated {
         Some(stated) => {
             editor.add(&node, "Constant", &[], &[&all], ints(&stated));
