@@ -53,6 +53,17 @@ def alike(a, b):
     return bool(np.all(both_nan | (x == y) | near))
 
 
+def max_pool(case):
+    """The largest of each window, of ONNX Runtime's for finite numbers: others it finds or not by their position."""
+    (name, x), *more = case.inputs.items()
+    pooled = lambda y: onnx_runtime(case.model, {name: np.asarray(y, x.dtype)} | dict(more))[0]
+    has = lambda mask: pooled(mask) > 0
+    finite = pooled(np.nan_to_num(x, nan=np.finfo(x.dtype).min))
+    out = np.where(has(np.isposinf(x)), np.inf, finite)
+    out = np.where(has(~np.isneginf(x)), out, -np.inf)
+    return [np.where(has(np.isnan(x)), np.nan, out).astype(x.dtype)]
+
+
 def all_alike(a, b):
     return len(a) == len(b) and all(alike(x, y) for x, y in zip(a, b))
 
@@ -66,6 +77,10 @@ def expect(case):
     second, _ = attempt(reference, case.model, case.inputs)
     if first is None and second is None:
         return None
+    strange = lambda a: a.dtype.kind == "f" and not np.isfinite(a).all()
+    if case.about["op"] == "MaxPool" and first and len(first) == 1 and strange(next(iter(case.inputs.values()))):
+        case.expected = [max_pool(case)]
+        return "exact"
     if first is None or second is None:
         verdict = decide(case, first, second)
         given = [y for y in (first, second) if y is not None]
