@@ -5,14 +5,15 @@ use crate::onnx::*;
 
 /// The names that the table may use.
 #[cfg(test)]
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "channel axis",
     "full sequences",
     "indices known",
     "inference",
     "narrow padding",
     "not a scalar",
-    "powers",
+    "one output",
+    "some infinity",
     "reduces",
     "seven bits",
     "slice",
@@ -46,7 +47,14 @@ pub fn check(name: &str, node: &NodeProto, opset: i64, facts: &Facts) -> Result<
             facts.rank(node, 0).is_some_and(|rank| rank > 0),
             "the number of dimensions of the input is 0, or not known at deploy",
         ),
-        "powers" => (is.powers(), "the engine does not take floats to the power of integers"),
+        "one output" => (
+            node.output.len() < 2 || facts.rank(node, 0).is_some(),
+            "the number of dimensions of the input is not known at deploy, and it gives its mean or deviation",
+        ),
+        "some infinity" => (
+            ["detect_negative", "detect_positive"].iter().any(|name| node.int(name) != Some(0)),
+            "it detects nothing",
+        ),
         "reduces" => (
             node.int("noop_with_empty_axes").unwrap_or(0) == 0,
             "with noop_with_empty_axes the engine gives the input as it is",
@@ -123,14 +131,6 @@ impl Condition<'_> {
             *p == 0 || (*p > 0 && dims[i % dims.len()].is_none_or(|d| p.unsigned_abs() + spare <= d))
         };
         pads.len() == dims.len() * 2 && pads.iter().enumerate().all(narrow)
-    }
-
-    fn powers(&self) -> bool {
-        let is_int = |i: usize| {
-            let element = self.facts.input(self.node, i).and_then(|f| f.element);
-            matches!(element, Some(Element::Int32 | Element::Int64))
-        };
-        is_int(0) || !is_int(1)
     }
 
     fn slice(&self) -> bool {

@@ -151,6 +151,11 @@ impl Facts {
         facts
     }
 
+    /// Adds a value that the graph did not have.
+    pub fn set(&mut self, name: String, fact: Fact) {
+        self.known.insert(name, fact);
+    }
+
     pub fn get(&self, name: &str) -> Option<&Fact> {
         self.known.get(name)
     }

@@ -299,6 +299,20 @@ impl Element {
         })
     }
 
+    /// ONNX's number.
+    pub fn number(self) -> i64 {
+        match self {
+            Self::Float => 1,
+            Self::Uint8 => 2,
+            Self::Int8 => 3,
+            Self::Int32 => 6,
+            Self::Int64 => 7,
+            Self::Bool => 9,
+            Self::Float16 => 10,
+            Self::Double => 11,
+        }
+    }
+
     /// ONNX's name.
     pub fn name(self) -> &'static str {
         match self {

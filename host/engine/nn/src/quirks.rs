@@ -3,8 +3,10 @@
 //! [`crate::compat`] ties prepared models to that version. Softmax before opset 13 has its own module.
 
 mod indices;
+mod norm;
 mod numbers;
 mod quantize;
+mod widen;
 mod windows;
 
 use crate::PrepareError;
@@ -38,19 +40,30 @@ fn rewrite_in(graph: &mut GraphProto, opset: i64, outer: &Facts) -> Result<Vec<F
             Ok::<_, PrepareError>(())
         })?;
         facts.add(&node, &elements, &branches);
-        one(&mut editor, node, &facts)?;
+        whole(&mut editor, node, &mut facts)?;
     }
     graph.node = editor.nodes;
     Ok(facts.outputs(graph))
 }
 
-/// Adds a node, or those that stand for it.
-fn one(editor: &mut Editor, mut node: NodeProto, facts: &Facts) -> Result<(), PrepareError> {
+/// Adds a node, in element types that the engine has.
+fn whole(editor: &mut Editor, mut node: NodeProto, facts: &mut Facts) -> Result<(), PrepareError> {
     if !is_whole(&node) {
         // The engine says what it misses.
         editor.nodes.push(node);
         return Ok(());
     }
+    let back = widen::widen(editor, &mut node, facts);
+    let widened = node.clone();
+    one(editor, node, facts)?;
+    if let Some((output, element)) = back {
+        widen::narrow(editor, &widened, &output, element);
+    }
+    Ok(())
+}
+
+/// Adds a node, or those that stand for it.
+fn one(editor: &mut Editor, mut node: NodeProto, facts: &Facts) -> Result<(), PrepareError> {
     let first = facts.input(&node, 0).and_then(|f| f.element);
     let is_float = matches!(first, None | Some(Element::Float | Element::Float16 | Element::Double));
     let is_bool = |i: usize| facts.input(&node, i).is_some_and(|f| f.element == Some(Element::Bool));
@@ -77,6 +90,11 @@ fn one(editor: &mut Editor, mut node: NodeProto, facts: &Facts) -> Result<(), Pr
             let (input, output) = (node.input[0].clone(), node.output[0].clone());
             numbers::to_bool(editor, &node, &input, &output);
         }
+        ("IsInf", "") => numbers::is_infinite(editor, node),
+        ("LayerNormalization", "") if node.output.len() > 1 => match facts.rank(&node, 0) {
+            Some(rank) => norm::layer(editor, node, rank),
+            None => editor.nodes.push(node),
+        },
         ("CastLike", "") if is_bool(1) => {
             let (input, output) = (node.input[0].clone(), node.output[0].clone());
             numbers::to_bool(editor, &node, &input, &output);
@@ -115,7 +133,11 @@ fn is_whole(node: &NodeProto) -> bool {
         "Pad" if node.attribute("pads").is_none() => 2,
         _ => 1,
     };
-    let outputs = if node.is("DynamicQuantizeLinear") { 1..=3 } else { 1..=1 };
+    let outputs = match node.op() {
+        "DynamicQuantizeLinear" | "LayerNormalization" => 1..=3,
+        "TopK" => 1..=2,
+        _ => 1..=1,
+    };
     let given = node.input.iter().take_while(|name| !name.is_empty()).count();
     given >= needed && outputs.contains(&node.output.len()) && !node.output[0].is_empty()
 }

@@ -120,6 +120,27 @@ pub fn extreme(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Add", &[&extreme, &sum], &[&output], vec![]);
 }
 
+/// The engine's IsInf finds both infinities: the sign tells them apart.
+pub fn is_infinite(editor: &mut Editor, mut node: NodeProto) {
+    let wants = |name: &str| node.int(name).unwrap_or(1) != 0;
+    let sign = match (wants("detect_negative"), wants("detect_positive")) {
+        (true, false) => "Less",
+        (false, true) => "Greater",
+        _ => {
+            editor.nodes.push(node);
+            return;
+        }
+    };
+    node.attribute.clear();
+    let zero = number(editor, &node, "zero", 0.0);
+    let input = node.input[0].clone();
+    let (output, both) = take_output(editor, &mut node, "both");
+    let signed = editor.fresh(&output, "signed");
+    editor.add(&node, sign, &[&input, &zero], &[&signed], vec![]);
+    editor.nodes.push(node.clone());
+    editor.add(&node, "And", &[&both, &signed], &[&output], vec![]);
+}
+
 /// The engine's pooling passes over what is not a number: where there is any in a window, the result is none.
 pub fn largest(editor: &mut Editor, mut node: NodeProto) {
     let (zero, none) = (number(editor, &node, "zero", 0.0), number(editor, &node, "none", f32::NAN));
