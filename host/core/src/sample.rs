@@ -106,7 +106,7 @@ pub(crate) fn check(index: usize, model: &ModelRef) -> Result<(), SampleError> {
 mod tests {
     use super::*;
     use crate::Digest;
-    use crate::manifest::{BlobRef, Encoding};
+    use crate::manifest::{BlobRef, Encoding, Precision};
 
     fn sample(input: &str, shape: &[u32]) -> Sample {
         Sample { input: input.into(), shape: shape.to_vec(), values: None, fill: None }
@@ -114,7 +114,14 @@ mod tests {
 
     fn checked(samples: Vec<Sample>) -> Result<(), String> {
         let blob = BlobRef { digest: Digest::from_bytes([1; 32]), size: 1 };
-        let model = ModelRef { name: "m".into(), encoding: Encoding::Onnx, blob, threads: 1, samples };
+        let model = ModelRef {
+            name: "m".into(),
+            encoding: Encoding::Onnx,
+            blob,
+            threads: 1,
+            samples,
+            precision: Precision::Full,
+        };
         check(2, &model).map_err(|e| e.to_string())
     }
 
