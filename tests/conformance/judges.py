@@ -81,6 +81,9 @@ def expect(case):
     if case.about["op"] == "MaxPool" and first and len(first) == 1 and strange(next(iter(case.inputs.values()))):
         case.expected = [max_pool(case)]
         return "exact"
+    if case.about["op"] in ("GlobalMaxPool", "Swish") and "x0" in case.inputs:
+        case.expected = [decide(case, first, second)]
+        return None
     if first is None or second is None:
         verdict = decide(case, first, second)
         given = [y for y in (first, second) if y is not None]

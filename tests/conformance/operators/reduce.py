@@ -35,6 +35,9 @@ def reduce(v, ty, opset, op):
 @maker("ArgMax", "ArgMin")
 def arg(v, ty, opset, op):
     x = v.any(v.shape(1, empty=0.03), ty, v.pick(["ties", "ties", "plain", None]))
+    if ty in FLOATS:
+        # ONNX gives what is not a number no place in the order of numbers.
+        x = np.where(np.isnan(x), TYPES[ty](1), x)
     attributes = {"keepdims": v.int(0, 1)} if v.chance(0.6) else {}
     if v.chance(0.8):
         attributes["axis"] = v.axis(x.ndim) if opset >= 11 else v.int(0, x.ndim - 1)

@@ -76,6 +76,8 @@ def scatter_elements(v, ty, opset, op):
     if opset < 11:
         i = np.where(i < 0, i + size, i)
     updates = v.any(shape, ty, "ties" if attributes else None)
+    if many and ty in FLOATS:
+        x = np.where(np.isnan(x), TYPES[ty](1), x)
     return Spec([x, i, updates], attributes | ({"axis": axis} if v.chance(0.8) or axis % x.ndim else {}), steer=(1,))
 
 

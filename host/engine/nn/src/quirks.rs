@@ -90,6 +90,13 @@ fn one(editor: &mut Editor, mut node: NodeProto, facts: &Facts) -> Result<(), Pr
             let (input, output) = (node.input[0].clone(), node.output[0].clone());
             numbers::to_bool(editor, &node, &input, &output);
         }
+        ("Pow", "") if facts.rank(&node, 1) != Some(0) => {
+            let (base, exponent) = (facts.rank(&node, 0), facts.rank(&node, 1));
+            if base.is_none() || exponent.is_none() || base < exponent {
+                numbers::power(editor, &mut node);
+            }
+            editor.nodes.push(node);
+        }
         ("IsInf", "") => numbers::is_infinite(editor, node),
         ("LayerNormalization", "") if node.output.len() > 1 => match facts.rank(&node, 0) {
             Some(rank) => norm::layer(editor, node, rank),
@@ -129,7 +136,7 @@ fn one(editor: &mut Editor, mut node: NodeProto, facts: &Facts) -> Result<(), Pr
 fn is_whole(node: &NodeProto) -> bool {
     let needed = match node.op() {
         "Scatter" | "ScatterElements" => 3,
-        "MatMul" | "QuantizeLinear" | "CastLike" => 2,
+        "MatMul" | "QuantizeLinear" | "CastLike" | "Pow" => 2,
         "Pad" if node.attribute("pads").is_none() => 2,
         _ => 1,
     };

@@ -120,6 +120,14 @@ pub fn extreme(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Add", &[&extreme, &sum], &[&output], vec![]);
 }
 
+/// The engine's Pow by one number has no more dimensions than the base, also where the exponent has: the base gets them first.
+pub fn power(editor: &mut Editor, node: &mut NodeProto) {
+    let [shape, base] = ["shape", "base"].map(|part| editor.fresh(&node.output[0], part));
+    editor.add(node, "Shape", &[&node.input[1]], &[&shape], vec![]);
+    editor.add(node, "Expand", &[&node.input[0], &shape], &[&base], vec![]);
+    node.input[0] = base;
+}
+
 /// The engine's IsInf finds both infinities: the sign tells them apart.
 pub fn is_infinite(editor: &mut Editor, mut node: NodeProto) {
     let wants = |name: &str| node.int(name).unwrap_or(1) != 0;
