@@ -29,6 +29,10 @@ soak *minutes:
 fuzz *args:
     tests/fuzz/run {{args}}
 
+# Every operator against ONNX Runtime and ONNX's own reference: node tests and cases drawn by seed (`--seed 7`, `--cases 5000`)
+conformance *args:
+    tests/conformance/run {{args}}
+
 # Licences, banned dependencies and security advisories (needs cargo-deny and the advisory database)
 audit:
     cargo deny check

@@ -19,6 +19,7 @@ mod deploy;
 mod documents;
 mod drain;
 mod engine_floors;
+mod exact_models;
 mod examples;
 mod exhaustion;
 mod forms;

@@ -42,6 +42,26 @@ pub struct ModelRef {
     /// Inputs of the trial run at deploy. What is not named is made up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Sample>,
+    /// Whether an engine may compute with fewer bits than the model says.
+    #[serde(default, skip_serializing_if = "Precision::is_full")]
+    pub precision: Precision,
+}
+
+/// With how many bits a model is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// With those that the model says.
+    #[default]
+    Full,
+    /// Integers of 64 bits may be computed in 32, and doubles in single precision.
+    Reduced,
+}
+
+impl Precision {
+    fn is_full(&self) -> bool {
+        *self == Self::Full
+    }
 }
 
 /// How runs of a model are merged that wait at the same time, where the trial at deploy has found that this is right and
@@ -301,6 +321,7 @@ mod tests {
                 threads: 1,
                 batch: Batch::default(),
                 samples: Vec::new(),
+                precision: Precision::Full,
             }],
             limits: Limits::default(),
             scaling: Scaling::default(),

@@ -106,7 +106,7 @@ pub(crate) fn check(index: usize, model: &ModelRef) -> Result<(), SampleError> {
 mod tests {
     use super::*;
     use crate::Digest;
-    use crate::manifest::{BlobRef, Encoding};
+    use crate::manifest::{BlobRef, Encoding, Precision};
 
     fn sample(input: &str, shape: &[u32]) -> Sample {
         Sample { input: input.into(), shape: shape.to_vec(), values: None, fill: None }
@@ -121,6 +121,7 @@ mod tests {
             threads: 1,
             batch: Default::default(),
             samples,
+            precision: Precision::Full,
         };
         check(2, &model).map_err(|e| e.to_string())
     }

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use tokio::sync::Semaphore;
 use vesta_core::Digest;
-use vesta_core::manifest::{ModelRef, PackageManifest};
+use vesta_core::manifest::{ModelRef, PackageManifest, Precision};
 use vesta_core::memory::{Grant, Part, Reservation};
 use vesta_core::slots::SlotsConfig;
 use vesta_core::usage::CpuTime;
@@ -189,7 +189,16 @@ impl Runtime {
         source: &Path,
         spent: &CpuTime,
     ) -> Result<ModelInfo, EngineError> {
-        spending(spent, self.check_model(model, source, spent)).await
+        let info = spending(spent, self.check_model(model, source, spent)).await?;
+        if model.precision == Precision::Full && !info.reduced.is_empty() {
+            let detail = format!(
+                "the engine keeps 64-bit integers in 32 bits and doubles in single precision, which changes what this model \
+                 computes: {}; write precision = \"reduced\" for the model in vesta.toml to allow it",
+                info.reduced.join("; ")
+            );
+            return Err(EngineError::Refused { code: "reduced-precision".into(), detail });
+        }
+        Ok(info)
     }
 
     async fn check_model(

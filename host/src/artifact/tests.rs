@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use vesta_core::clock::{Clock, Instant};
 use vesta_core::id::AliasName;
-use vesta_core::manifest::{Encoding, FORMAT, ModelRef};
+use vesta_core::manifest::{Encoding, FORMAT, ModelRef, Precision};
 use vesta_core::usage::CpuTime;
 
 struct TestClock(AtomicI64);
@@ -182,6 +182,7 @@ fn manifest(component: &[u8], model: &[u8]) -> PackageManifest {
             threads: 1,
             batch: Default::default(),
             samples: Vec::new(),
+            precision: Precision::Full,
         }],
         limits: vesta_core::limits::Limits::default(),
         scaling: vesta_core::manifest::Scaling::default(),

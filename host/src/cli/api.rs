@@ -122,6 +122,9 @@ pub struct ModelSignature {
     pub inputs: Vec<Port>,
     #[serde(default)]
     pub outputs: Vec<Port>,
+    /// What the deployment noticed.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -158,6 +161,12 @@ impl ModelSignature {
         let ports = |ports: &[Port]| ports.iter().map(port).collect::<Vec<_>>().join(", ");
         super::output::printable(&format!("takes {}; gives {}", ports(&self.inputs), ports(&self.outputs)))
     }
+}
+
+/// A line for each note of each model: `digits: tried only with made-up inputs`.
+pub fn model_notes(models: &[ModelSignature]) -> impl Iterator<Item = (&'static str, String)> + '_ {
+    let line = |m: &ModelSignature, note: &String| super::output::printable(&format!("{}: {note}", m.name));
+    models.iter().flat_map(move |m| m.notes.iter().map(move |note| ("note", line(m, note))))
 }
 
 /// Reads an answer into what the tables need.

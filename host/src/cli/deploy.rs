@@ -211,6 +211,7 @@ fn describe(d: &Deployed) -> String {
     pairs.extend(
         d.models.iter().map(|m| ("model", format!("{}: {}", output::printable(&m.name), m.describe()))),
     );
+    pairs.extend(api::model_notes(&d.models));
     format!("{} version {} is {}\n{}", d.function, d.version, d.alias, output::pairs(&pairs))
 }
 

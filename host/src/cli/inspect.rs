@@ -190,5 +190,6 @@ fn describe(v: &VersionInfo) -> String {
         }
         pairs.push(("model", text + &signature.unwrap_or_default()));
     }
+    pairs.extend(api::model_notes(&v.models));
     output::pairs(&pairs)
 }

@@ -123,7 +123,7 @@ impl Prepare for EnginePreparer {
                 "parameters": info.parameters,
                 "weights_bytes": info.weights_bytes,
                 "dry_run": info.dry_run,
-                "notes": info.notes,
+                "notes": notes(&info),
             }))
         })
     }
@@ -149,4 +149,19 @@ impl Prepare for EnginePreparer {
     fn discard(&self, digest: &Digest) {
         self.runtime.discard(digest);
     }
+}
+
+/// What a developer should know of a model that was prepared.
+fn notes(info: &ModelInfo) -> Vec<String> {
+    let mut notes = info.notes.clone();
+    if !info.reduced.is_empty() {
+        notes.push(format!("reduced precision: {}", info.reduced.join("; ")));
+    }
+    if let Some(run) = info.dry_run.as_ref().filter(|run| run.guessed) {
+        notes.push(format!(
+            "warning: tried only with made-up inputs ({}); [[models.sample]] in vesta.toml states others",
+            run.inputs
+        ));
+    }
+    notes
 }

@@ -1,7 +1,7 @@
 use super::*;
 use std::fs;
 use vesta_core::limits::Limits;
-use vesta_core::manifest::{Encoding, FORMAT, ModelRef, Scaling};
+use vesta_core::manifest::{Encoding, FORMAT, ModelRef, Precision, Scaling};
 
 fn blob_of(bytes: &[u8]) -> BlobRef {
     BlobRef { digest: Digest::from_bytes(Sha256::digest(bytes).into()), size: bytes.len() as u64 }
@@ -22,6 +22,7 @@ fn manifest() -> PackageManifest {
             threads: 1,
             batch: Default::default(),
             samples: Vec::new(),
+            precision: Precision::Full,
         }],
         limits: Limits::default(),
         scaling: Scaling::default(),

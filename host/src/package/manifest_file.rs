@@ -8,7 +8,9 @@ use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use vesta_core::limits::{self, Limits};
-use vesta_core::manifest::{Batch, BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Scaling};
+use vesta_core::manifest::{
+    Batch, BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Precision, Scaling,
+};
 use vesta_core::sample::Sample;
 use vesta_core::{Digest, FunctionName};
 
@@ -45,6 +47,7 @@ pub struct ModelFile {
     pub threads: u32,
     pub batch: Batch,
     pub samples: Vec<Sample>,
+    pub precision: Precision,
     line: usize,
 }
 
@@ -90,6 +93,7 @@ impl ManifestFile {
             threads: model.threads,
             batch: model.batch,
             samples: model.samples.clone(),
+            precision: model.precision,
         });
         PackageManifest {
             format: FORMAT.into(),
@@ -185,7 +189,14 @@ fn read_model(document: &Document<'_>, mut section: Section<'_, '_>) -> Option<M
     let threads = small(section.integer("threads", limits::THREADS), 1);
     let samples: Vec<_> = section.sections("sample").into_iter().map(read_sample).collect();
     let batch = section.section("batch").map_or_else(Batch::default, read_batch);
-    section.finish(&["name", "file", "encoding", "threads", "batch", "sample"]);
+    let precision_key = section.key("precision");
+    let precision = match section.string("precision") {
+        Some(text) => Precision::deserialize(text.as_str().into_deserializer())
+            .map_err(|e: serde::de::value::Error| document.problem_at(&precision_key, e.to_string()))
+            .ok(),
+        None => Some(Precision::Full),
+    };
+    section.finish(&["name", "file", "encoding", "threads", "batch", "sample", "precision"]);
     Some(ModelFile {
         name: name?,
         file: file?,
@@ -193,6 +204,7 @@ fn read_model(document: &Document<'_>, mut section: Section<'_, '_>) -> Option<M
         threads,
         batch,
         samples: samples.into_iter().collect::<Option<_>>()?,
+        precision: precision?,
         line: document.line_of(&file_key),
     })
 }

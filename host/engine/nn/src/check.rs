@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 /// not know newer ones.
 pub const OPSET_MIN: i64 = 7;
 pub const OPSET_MAX: i64 = 28;
+/// The version of a model that imports none: the newest that ONNX Runtime reads.
+const OPSET_ASSUMED: i64 = 26;
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -15,8 +17,6 @@ pub struct Checked {
     pub opset: i64,
     pub nodes: u64,
     pub parameters: u64,
-    /// Tensors with a 64-bit integer that 32 bits do not hold.
-    pub clamped: Vec<String>,
     /// Each operator (domain, type) with the label of the first node that uses it.
     pub operators: BTreeMap<(String, String), String>,
     tensors: u64,
@@ -31,14 +31,34 @@ pub fn model(model: &ModelProto, limits: &ModelLimits) -> Result<Checked, Prepar
     Ok(check.found)
 }
 
+fn is_default(import: &&OperatorSetIdProto) -> bool {
+    matches!(import.domain.as_deref(), None | Some("" | "ai.onnx"))
+}
+
 fn opset(model: &ModelProto) -> Result<i64, PrepareError> {
-    let default = |o: &&OperatorSetIdProto| matches!(o.domain.as_deref(), None | Some("" | "ai.onnx"));
-    let import = model.opset_import.iter().find(default).ok_or(PrepareError::NoOpset)?;
-    let got = import.version.unwrap_or_default();
+    let got =
+        model.opset_import.iter().find(is_default).and_then(|import| import.version).unwrap_or(OPSET_ASSUMED);
     if (OPSET_MIN..=OPSET_MAX).contains(&got) {
         return Ok(got);
     }
     Err(PrepareError::Opset { domain: "ai.onnx".into(), got, min: OPSET_MIN, max: OPSET_MAX })
+}
+
+/// Imports the default operator set where a model does not, and gives it, as ONNX Runtime does.
+///
+/// # Errors
+/// Operators whose meaning depends on its version.
+pub fn assume_opset(model: &mut ModelProto) -> Result<Option<i64>, PrepareError> {
+    if model.opset_import.iter().any(|import| is_default(&import)) {
+        return Ok(None);
+    }
+    let depends =
+        |n: &&NodeProto| matches!(n.op(), "Softmax" | "LogSoftmax" | "Hardmax") && n.op_domain().is_empty();
+    if let Some(node) = model.graph.iter().flat_map(|g| &g.node).find(depends) {
+        return Err(PrepareError::NoOpset { op: node.op().into(), node: node.label().into() });
+    }
+    model.opset_import.push(OperatorSetIdProto { domain: None, version: Some(OPSET_ASSUMED) });
+    Ok(Some(OPSET_ASSUMED))
 }
 
 /// Names that a node may read: those of its graph so far, and of the graphs around it.
@@ -158,9 +178,6 @@ impl Check<'_> {
         self.found.weights_bytes =
             self.found.weights_bytes.saturating_add(count.saturating_mul(engine_bytes));
         self.at_most("bytes of weights", self.found.weights_bytes, self.limits.weights_bytes_max)?;
-        if element == Element::Int64 && exceeds_32_bits(tensor) {
-            self.found.clamped.push(tensor.label().to_owned());
-        }
         Ok(())
     }
 
@@ -214,15 +231,4 @@ fn stored_bytes(tensor: &TensorProto, element: Element) -> u64 {
         _ => tensor.int32_data.len(),
     };
     (count as u64).saturating_mul(element.size_bytes())
-}
-
-/// Whether an integer other than the customary "as far as it goes" exceeds 32 bits.
-fn exceeds_32_bits(tensor: &TensorProto) -> bool {
-    // Exporters write the ends of slices as the largest integer, or close to it: clamping means the same
-    // there.
-    let exceeds = |v: i64| i32::try_from(v).is_err() && v.unsigned_abs() < (1 << 62);
-    match &tensor.raw_data {
-        Some(raw) => raw.as_chunks::<8>().0.iter().any(|c| exceeds(i64::from_le_bytes(*c))),
-        None => tensor.int64_data.iter().any(|v| exceeds(*v)),
-    }
 }

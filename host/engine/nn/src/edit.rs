@@ -56,6 +56,15 @@ pub fn int_attribute(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+pub fn float_attribute(name: &str, value: f32) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        f: Some(value),
+        r#type: Some(ATTRIBUTE_FLOAT),
+        ..AttributeProto::default()
+    }
+}
+
 pub fn ints_attribute(name: &str, values: Vec<i64>) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),

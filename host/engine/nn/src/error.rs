@@ -77,8 +77,8 @@ pub enum PrepareError {
     TooMany { what: &'static str, got: u64, max: u64 },
     #[error("opset {got} of domain {domain:?} is not supported; {min} to {max} are")]
     Opset { domain: String, got: i64, min: i64, max: i64 },
-    #[error("the model imports no opset of the default domain")]
-    NoOpset,
+    #[error("the model imports no opset of the default domain, on which {op} (node {node:?}) depends")]
+    NoOpset { op: String, node: String },
     #[error("operator not supported: {0}")]
     Operator(String),
     #[error(
@@ -121,7 +121,7 @@ impl PrepareError {
             Self::Truncated(_) => "model-truncated",
             Self::FileTooLarge { .. } => "model-too-large",
             Self::TooMany { .. } => "model-too-complex",
-            Self::Opset { .. } | Self::NoOpset => "opset-not-supported",
+            Self::Opset { .. } | Self::NoOpset { .. } => "opset-not-supported",
             Self::Operator(_) => "operator-not-supported",
             Self::Unbounded { .. } => "operator-unbounded",
             Self::Port { .. } => "port-not-supported",

@@ -39,6 +39,10 @@ pub struct ModelInfo {
     /// What runs merged into one would gain; absent where they may not be merged, or gain nothing.
     #[serde(default)]
     pub batching: Option<Batching>,
+    /// Where the engine computes with fewer bits than the model says; empty where it does not. Such a model may be used only
+    /// where its manifest allows it.
+    #[serde(default)]
+    pub reduced: Vec<String>,
     /// What the preparation changed or noticed, for people.
     #[serde(default)]
     pub notes: Vec<String>,

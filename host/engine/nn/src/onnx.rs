@@ -139,7 +139,9 @@ pub struct AttributeProto {
 }
 
 /// Numbers of kinds of attribute: one integer, and a list of them.
+pub const ATTRIBUTE_FLOAT: i32 = 1;
 pub const ATTRIBUTE_INT: i32 = 2;
+pub const ATTRIBUTE_TENSOR: i32 = 4;
 pub const ATTRIBUTE_INTS: i32 = 7;
 
 #[derive(Clone, PartialEq, Message)]
@@ -295,6 +297,49 @@ impl Element {
             11 => Self::Double,
             _ => return None,
         })
+    }
+
+    /// ONNX's number.
+    pub fn number(self) -> i64 {
+        match self {
+            Self::Float => 1,
+            Self::Uint8 => 2,
+            Self::Int8 => 3,
+            Self::Int32 => 6,
+            Self::Int64 => 7,
+            Self::Bool => 9,
+            Self::Float16 => 10,
+            Self::Double => 11,
+        }
+    }
+
+    /// ONNX's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::Uint8 => "uint8",
+            Self::Int8 => "int8",
+            Self::Int32 => "int32",
+            Self::Int64 => "int64",
+            Self::Bool => "bool",
+            Self::Float16 => "float16",
+            Self::Double => "double",
+        }
+    }
+
+    /// By ONNX's name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        const ALL: [Element; 8] = [
+            Element::Float,
+            Element::Uint8,
+            Element::Int8,
+            Element::Int32,
+            Element::Int64,
+            Element::Bool,
+            Element::Float16,
+            Element::Double,
+        ];
+        ALL.into_iter().find(|element| element.name() == name)
     }
 
     /// Bytes of one element in a file.

@@ -1,8 +1,8 @@
 //! Whether packed weights are worth having: both forms run at deploy, with the inputs of the trial.
 
-use crate::rten::thread_cpu_ns;
 use crate::{Backend, Form, Graph, PackedForm, PreparedFiles, Rten, Tensor, heap};
 use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
 use std::path::Path;
 
 /// A model whose run takes longer is not measured, in milliseconds: what packing saves does not grow with a run's inputs, and three
@@ -31,17 +31,18 @@ pub fn measure(
     if first_ms > RUN_MAX_MS || mapped.resident_bytes() > memory / MEMORY_SHARE {
         return None;
     }
-    let (before, begun) = (heap::in_use(), thread_cpu_ns());
+    let (before, begun) = (heap::in_use(), process_cpu_ns());
     let packed = PreparedFiles::open(dir).and_then(|files| Rten.load(files, Form::Packed)).ok()?;
-    let load_cpu_ms = thread_cpu_ns().saturating_sub(begun) as f64 / 1e6;
+    // The engine packs on threads of its own.
+    let load_cpu_ms = process_cpu_ns().saturating_sub(begun) as f64 / 1e6;
     let bytes = heap::in_use()?.saturating_sub(before?);
     if packed.run(inputs.to_vec()).ok()?.outputs != outputs {
         return None;
     }
     let (mut mapped_ns, mut packed_ns) = (u64::MAX, u64::MAX);
-    let begun = thread_cpu_ns();
+    let begun = process_cpu_ns();
     for run in 0..RUNS {
-        if run > 0 && thread_cpu_ns().saturating_sub(begun) > RUNS_MAX_NS {
+        if run > 0 && process_cpu_ns().saturating_sub(begun) > RUNS_MAX_NS {
             break;
         }
         mapped_ns = mapped_ns.min(mapped.run(inputs.to_vec()).ok()?.cpu_ns);
@@ -53,4 +54,9 @@ pub fn measure(
         load_cpu_ms,
         bytes,
     })
+}
+
+fn process_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -5,8 +5,8 @@ use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError,
-    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, dry_run, mapped, quirks, rten, softmax,
-    wire,
+    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, dry_run, mapped, names, precision, quirks,
+    rten, softmax, table, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -19,7 +19,7 @@ use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
 
 /// Number of the format of prepared directories, and the engine's version as in the workspace's manifest.
-const COMPAT: &str = "4-rten0.27";
+const COMPAT: &str = "5-rten0.27";
 
 /// A name for what prepared directories depend on. Where it changes, they have to be prepared anew.
 pub fn compat() -> String {
@@ -47,6 +47,8 @@ pub fn prepare(
     let source_bytes = bytes.len() as u64;
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
+    names::give(&mut model);
+    let assumed = check::assume_opset(&mut model)?;
     let checked = check::model(&model, limits)?;
     check_operators(&model, &checked)?;
     let producer = [&model.producer_name, &model.producer_version]
@@ -57,13 +59,14 @@ pub fn prepare(
     let graph = model.graph.get_or_insert_default();
     let signature = signature(graph, limits)?;
     let mut notes = Vec::new();
-    quirks::rewrite(graph)?;
+    if let Some(opset) = assumed {
+        notes.push(format!("it imports no opset of the default domain; {opset} is assumed"));
+    }
+    let reduced = precision::of(graph, checked.opset)?;
+    quirks::rewrite(graph, checked.opset)?;
     let softmaxes = softmax::rewrite(graph, checked.opset);
     if softmaxes > 0 {
         notes.push(format!("{softmaxes} softmax nodes were rewritten from opset {}", checked.opset));
-    }
-    if !checked.clamped.is_empty() {
-        notes.push(format!("clamped to 32 bits: {}", checked.clamped.join(", ")));
     }
     let depth = depth::of(graph);
     if depth > limits.depth_max {
@@ -91,6 +94,7 @@ pub fn prepare(
         dry_run: None,
         packed: None,
         batching: None,
+        reduced,
         notes,
     };
     // The trial loads the directory as any later load does, so the description has to be there.
@@ -133,8 +137,11 @@ fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {
 fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), PrepareError> {
     let mut unknown = Vec::new();
     for ((domain, op), node) in &checked.operators {
-        let constant = op == "Constant" && domain.is_empty();
-        if constant || rten::knows_operator(domain, op) {
+        if table::has(domain, op)? {
+            continue;
+        }
+        if let Some(reason) = table::refusal(domain, op)? {
+            unknown.push(format!("{op} (node {node:?}): {reason}"));
             continue;
         }
         let own = model.functions.iter().any(|f| f.name.as_deref() == Some(op));

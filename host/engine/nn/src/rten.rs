@@ -3,14 +3,12 @@
 
 use crate::convert::{to_output, to_value};
 use crate::mapped::{MappedWeights, bytes_in};
-use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use crate::prepare::read_info;
 use crate::{
     Backend, Form, GRAPH_FILE, Graph, LoadError, Output, Port, PreparedFiles, ReadAhead, RunError, RunOutput,
     Signature, Tensor, TensorType, TensorView, WEIGHTS_FILE,
 };
 use ::rten::{DataType, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType, thread_pool};
-use prost::Message;
 use std::cell::OnceCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -214,30 +212,16 @@ impl Graph for RtenGraph {
     }
 }
 
-/// Whether the engine knows an operator. It has no list to ask, so it is given a graph with nothing else in
-/// it.
-pub fn knows_operator(domain: &str, op: &str) -> bool {
-    let node = NodeProto {
-        domain: (!domain.is_empty()).then(|| domain.to_owned()),
-        op_type: Some(op.to_owned()),
-        ..NodeProto::default()
-    };
-    let model = ModelProto {
-        ir_version: Some(8),
-        graph: Some(GraphProto { node: vec![node], ..GraphProto::default() }),
-        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
-        ..ModelProto::default()
-    };
-    // Known operators fail too, for want of attributes; only the message tells.
-    let refusal = guarded(|| options(Form::Mapped).load(model.encode_to_vec()).err().map(|e| e.to_string()));
-    !matches!(refusal, Ok(Some(message)) if message.contains("operator not supported"))
-}
-
 /// Runs a part of the engine; a panic there becomes a message.
 fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        if text.contains("overflow") {
+            return format!(
+                "a number or a size does not fit into its integers, which have 32 bits in tensors ({text})"
+            );
+        }
         format!("it stopped at a check of its own ({text})")
     })
 }

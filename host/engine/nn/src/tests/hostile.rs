@@ -202,7 +202,7 @@ fn shapes_whose_sizes_wrap_are_refused() {
         assert!(
             error
                 .to_string()
-                .contains("it stopped at a check of its own (attempt to multiply with overflow)"),
+                .contains("does not fit into its integers, which have 32 bits in tensors (attempt to multiply with overflow)"),
             "{error}"
         );
     }

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 mod confine;
 mod digits;
+mod exact;
 mod hostile;
 #[path = "../../../../../tests/support/mutate.rs"]
 mod mutate;

@@ -118,7 +118,7 @@ fn operators_that_the_engine_computes_wrongly() {
         ..AttributeProto::default()
     };
     let error = changed(|_, g| {
-        let mut resize = node("Resize", &["x", "", "", "x"], "z");
+        let mut resize = node("Resize", &["x", "", "w"], "z");
         resize.attribute.push(text("mode", b"cubic"));
         g.node.push(resize);
     });
@@ -161,7 +161,11 @@ fn data_elsewhere() {
 fn opsets_out_of_range() {
     assert_says(&changed(|m, _| m.opset_import[0].version = Some(6)), "opset-not-supported", &["opset 6"]);
     assert_says(&changed(|m, _| m.opset_import[0].version = Some(99)), "opset-not-supported", &["7 to 28"]);
-    assert_says(&changed(|m, _| m.opset_import.clear()), "opset-not-supported", &["no opset"]);
+    let error = changed(|m, g| {
+        m.opset_import.clear();
+        g.node.push(node("Softmax", &["x"], "z"));
+    });
+    assert_says(&error, "opset-not-supported", &["no opset", "Softmax", "the Softmax"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::onnx::*;
 use crate::*;
 use std::sync::Arc;
 
-fn loaded(prepared: &Prepared) -> Arc<dyn Graph> {
+pub(super) fn loaded(prepared: &Prepared) -> Arc<dyn Graph> {
     prepared.result.as_ref().expect("prepared");
     load(prepared.dir.path()).expect("loaded")
 }
@@ -142,32 +142,6 @@ fn operators_that_the_engine_knows_otherwise_are_computed_as_onnx_says() {
     graph.output[0] = port("y", 1, &[2, 2]);
     let y = run(&product, f32s(&[2, 2, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]));
     assert_eq!((y.shape.as_slice(), as_f32s(&y)), (&[2, 2][..], vec![21.0, 43.0, 65.0, 87.0]));
-}
-
-#[test]
-fn boxes_of_one_image_and_one_class_are_suppressed() {
-    let input = vec![port("boxes", 1, &[1, 3, 4]), port("scores", 1, &[1, 1, 3])];
-    let weights = vec![
-        TensorProto {
-            name: Some("most".into()),
-            data_type: Some(7),
-            int64_data: vec![3],
-            ..TensorProto::default()
-        },
-        floats("overlap", &[], &[0.5]),
-    ];
-    let nms = node("NonMaxSuppression", &["boxes", "scores", "most", "overlap"], "y");
-    let graph = GraphProto {
-        node: vec![nms],
-        initializer: weights,
-        input,
-        output: vec![port("y", 7, &[0, 3])],
-        ..GraphProto::default()
-    };
-    let graph = loaded(&prepare_model(&model(17, graph)));
-    let boxes = f32s(&[1, 3, 4], &[0.0, 0.0, 1.0, 1.0, 0.0, 0.1, 1.0, 1.1, 0.0, 10.0, 1.0, 11.0]);
-    let inputs = vec![("boxes".into(), boxes), ("scores".into(), f32s(&[1, 1, 3], &[0.6, 0.9, 0.7]))];
-    assert_eq!(graph.run(inputs).expect("a run").outputs[0].1, i64s(&[2, 3], &[0, 0, 1, 0, 0, 2]));
 }
 
 #[test]
