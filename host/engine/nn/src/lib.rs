@@ -20,6 +20,7 @@ pub mod onnx;
 mod order;
 mod prepare;
 mod quirks;
+mod rewrite;
 mod rten;
 mod samples;
 mod softmax;
@@ -31,6 +32,7 @@ pub mod worker;
 pub use error::{LoadError, PrepareError, RunError};
 pub use info::{DryRun, Lookup, ModelInfo, ModelLimits};
 pub use prepare::{compat, prepare, try_prepared};
+pub use rewrite::Labels;
 pub use rten::{ENVIRONMENT, Rten};
 pub use tensor::{Port, Signature, Tensor, TensorError, TensorType, bytes as bytes_of};
 

@@ -5,7 +5,7 @@ use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
-    WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rten, softmax, wire,
+    WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rewrite, rten, softmax, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -18,7 +18,7 @@ use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
 
 /// Number of the format of prepared directories, and the engine's version as in the workspace's manifest.
-const COMPAT: &str = "3-rten0.27";
+const COMPAT: &str = "4-rten0.27";
 
 /// A name for what prepared directories depend on. Where it changes, they have to be prepared anew.
 pub fn compat() -> String {
@@ -46,6 +46,9 @@ pub fn prepare(
     let source_bytes = bytes.len() as u64;
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
+    let texts = rewrite::begin(&mut model);
+    let given = check::model(&model, limits)?;
+    let rewritten = rewrite::rewrite(&mut model, texts, given.opset, given.nodes, limits)?;
     let checked = check::model(&model, limits)?;
     check_operators(&model, &checked)?;
     let producer = [&model.producer_name, &model.producer_version]
@@ -55,7 +58,7 @@ pub fn prepare(
         .to_owned();
     let graph = model.graph.get_or_insert_default();
     let signature = signature(graph, limits)?;
-    let mut notes = Vec::new();
+    let mut notes = rewritten.notes;
     quirks::rewrite(graph)?;
     let softmaxes = softmax::rewrite(graph, checked.opset);
     if softmaxes > 0 {
@@ -79,14 +82,15 @@ pub fn prepare(
         signature,
         opset: checked.opset,
         producer,
-        nodes: checked.nodes,
-        parameters: checked.parameters,
+        nodes: given.nodes,
+        parameters: given.parameters,
         source_bytes,
         graph_bytes,
         weights_bytes: weights.bytes,
         table_bytes: weights.table_bytes,
         lookups: weights.lookups,
         dry_run: None,
+        labels: rewritten.labels,
         notes,
     };
     // The trial loads the directory as any later load does, so the description has to be there.

@@ -1,0 +1,361 @@
+//! A graph that is written anew: nodes, and constants beside them, each counted against the limits.
+
+use super::attributes::refusal;
+use crate::edit::{Editor, int_attribute, ints_attribute};
+use crate::onnx::*;
+use crate::{ModelLimits, PrepareError};
+use bytes::Bytes;
+use std::collections::{HashMap, HashSet};
+
+/// Numbers of element types.
+pub const FLOAT: i64 = 1;
+pub const UINT8: i64 = 2;
+pub const INT8: i64 = 3;
+pub const INT32: i64 = 6;
+pub const INT64: i64 = 7;
+pub const STRING: i64 = 8;
+
+/// What is known of a value before it is computed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Known {
+    pub element: Option<i64>,
+    /// Dimensions; an open one is `None`.
+    pub shape: Option<Vec<Option<u64>>>,
+}
+
+impl Known {
+    pub fn rank(&self) -> Option<usize> {
+        self.shape.as_ref().map(Vec::len)
+    }
+
+    pub fn dim(&self, index: usize) -> Option<u64> {
+        *self.shape.as_ref()?.get(index)?
+    }
+}
+
+/// The nodes and weights of a graph that replace those of a model, and what is known of its values.
+pub struct Build<'l> {
+    editor: Editor,
+    weights: HashMap<String, TensorProto>,
+    made: Vec<TensorProto>,
+    known: HashMap<String, Known>,
+    limits: &'l ModelLimits,
+    opset: i64,
+    /// Nodes and bytes that may still be made, in this graph and those after it.
+    pub left: Left,
+}
+
+/// What may still be made of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    pub nodes: u64,
+    pub bytes: u64,
+}
+
+impl<'l> Build<'l> {
+    /// Takes the nodes of a graph out of it; [`Build::finish`] puts the new ones in.
+    pub fn new(graph: &GraphProto, opset: i64, limits: &'l ModelLimits, left: Left) -> Self {
+        let mut weights = HashMap::new();
+        let mut known = HashMap::new();
+        for value in graph.input.iter().chain(&graph.output).chain(&graph.value_info) {
+            if let Some(name) = &value.name {
+                known.insert(name.clone(), known_of(value));
+            }
+        }
+        // Copies of weights share their bytes.
+        let tensors = graph.node.iter().filter(|n| n.is("Constant")).filter_map(|node| {
+            let name = node.output.first()?.clone();
+            Some((name, node.attribute("value")?.t.clone()?))
+        });
+        let initializers = graph.initializer.iter().filter_map(|t| Some((t.name.clone()?, t.clone())));
+        for (name, tensor) in initializers.chain(tensors) {
+            let shape = tensor.dims.iter().map(|d| u64::try_from(*d).ok()).collect();
+            let element = tensor.data_type.map(i64::from);
+            known.insert(name.clone(), Known { element, shape: Some(shape) });
+            weights.insert(name, tensor);
+        }
+        Self { editor: Editor::new(graph), weights, made: Vec::new(), known, limits, opset, left }
+    }
+
+    pub fn finish(self, graph: &mut GraphProto) -> Left {
+        graph.node = self.editor.nodes;
+        if !self.made.is_empty() {
+            // Weights whose only readers were replaced.
+            let mut used = HashSet::new();
+            add_used(graph, &mut used);
+            let is_used = |tensor: &TensorProto| tensor.name.as_ref().is_none_or(|name| used.contains(name));
+            let keep: Vec<bool> = graph.initializer.iter().map(is_used).collect();
+            let mut keep = keep.into_iter();
+            graph.initializer.retain(|_| keep.next().unwrap_or(true));
+        }
+        graph.initializer.extend(self.made);
+        self.left
+    }
+
+    pub fn limits(&self) -> &ModelLimits {
+        self.limits
+    }
+
+    /// A node as it is.
+    pub fn keep(&mut self, node: NodeProto) {
+        if let (Some(input), Some(output)) = (node.input.first(), node.output.first())
+            && node.op_domain().is_empty()
+        {
+            let mut known = self.known(input);
+            match node.op() {
+                "Identity" | "Relu" | "Neg" | "Abs" | "Sigmoid" | "Tanh" | "Softmax" => {}
+                "Cast" => known.element = node.int("to"),
+                op if MOVES.contains(&op) => known.shape = None,
+                _ => known = Known::default(),
+            }
+            let stated = self.known.entry(output.clone()).or_default();
+            stated.element = stated.element.or(known.element);
+            stated.shape = stated.shape.take().or(known.shape);
+        }
+        self.editor.nodes.push(node);
+    }
+
+    /// What is known of a value.
+    pub fn known(&self, name: &str) -> Known {
+        self.known.get(name).cloned().unwrap_or_default()
+    }
+
+    /// States the element type and rank of a value, where the model did not.
+    pub fn state(&mut self, name: &str, element: i64, rank: usize) {
+        let known = Known { element: Some(element), shape: Some(vec![None; rank]) };
+        let stated = self.known.entry(name.to_owned()).or_insert_with(|| known.clone());
+        stated.element = stated.element.or(known.element);
+        stated.shape = stated.shape.take().or(known.shape);
+    }
+
+    /// States the element type of a value, where the model did not.
+    pub fn state_element(&mut self, name: &str, element: i64) {
+        self.known.entry(name.to_owned()).or_default().element.get_or_insert(element);
+    }
+
+    /// The tensor behind a name, where it is constant.
+    pub fn constant(&self, name: &str) -> Option<&TensorProto> {
+        self.weights.get(name)
+    }
+
+    /// Adds a node whose output gets a name of its own, which is returned.
+    pub fn op(
+        &mut self,
+        of: &NodeProto,
+        op: &str,
+        input: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> Result<String, PrepareError> {
+        let base = of.output.iter().find(|o| !o.is_empty()).map_or("value", String::as_str).to_owned();
+        let output = self.editor.fresh(&base, op);
+        self.put(of, op, input, &output, attributes)?;
+        Ok(output)
+    }
+
+    /// Adds a node with a given output.
+    pub fn put(
+        &mut self,
+        of: &NodeProto,
+        op: &str,
+        input: &[&str],
+        output: &str,
+        attributes: Vec<AttributeProto>,
+    ) -> Result<(), PrepareError> {
+        self.put_all(of, op, input, &[output], attributes)
+    }
+
+    /// Adds a node with several given outputs.
+    pub fn put_all(
+        &mut self,
+        of: &NodeProto,
+        op: &str,
+        input: &[&str],
+        output: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> Result<(), PrepareError> {
+        let Some(left) = self.left.nodes.checked_sub(1) else {
+            let max = self.limits.nodes_max;
+            return Err(PrepareError::TooMany { what: "operators", got: max + 1, max });
+        };
+        self.left.nodes = left;
+        self.editor.add(of, op, input, output, attributes);
+        Ok(())
+    }
+
+    /// A name that nothing has.
+    pub fn fresh(&mut self, base: &str, part: &str) -> String {
+        self.editor.fresh(base, part)
+    }
+
+    /// A constant of floats; returns its name.
+    pub fn floats(&mut self, of: &NodeProto, dims: &[i64], values: &[f32]) -> Result<String, PrepareError> {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        self.tensor(of, FLOAT, dims, bytes)
+    }
+
+    /// A constant of 64-bit integers; returns its name.
+    ///
+    /// # Errors
+    /// One that the engine does not hold in its 32 bits.
+    pub fn ints(&mut self, of: &NodeProto, dims: &[i64], values: &[i64]) -> Result<String, PrepareError> {
+        if let Some(value) = values.iter().find(|v| i32::try_from(**v).is_err()) {
+            return Err(refusal(of, &format!("{value} is more than the engine's 32-bit integers hold")));
+        }
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        self.tensor(of, INT64, dims, bytes)
+    }
+
+    /// A constant of 32-bit integers; returns its name.
+    pub fn ints32(&mut self, of: &NodeProto, dims: &[i64], values: &[i32]) -> Result<String, PrepareError> {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        self.tensor(of, INT32, dims, bytes)
+    }
+
+    /// A constant of bytes of any element type; returns its name.
+    pub fn tensor(
+        &mut self,
+        of: &NodeProto,
+        element: i64,
+        dims: &[i64],
+        bytes: Vec<u8>,
+    ) -> Result<String, PrepareError> {
+        let Some(left) = self.left.bytes.checked_sub(bytes.len() as u64) else {
+            let max = self.limits.weights_bytes_max;
+            return Err(PrepareError::TooMany { what: "bytes of weights", got: max + 1, max });
+        };
+        self.left.bytes = left;
+        let base = of.output.iter().find(|o| !o.is_empty()).map_or("value", String::as_str).to_owned();
+        let name = self.editor.fresh(&base, "constant");
+        let tensor = TensorProto {
+            name: Some(name.clone()),
+            dims: dims.to_vec(),
+            data_type: Some(element as i32),
+            raw_data: Some(Bytes::from(bytes)),
+            ..TensorProto::default()
+        };
+        let shape = dims.iter().map(|d| u64::try_from(*d).ok()).collect();
+        self.known.insert(name.clone(), Known { element: Some(element), shape: Some(shape) });
+        self.weights.insert(name.clone(), tensor.clone());
+        self.made.push(tensor);
+        Ok(name)
+    }
+
+    /// A constant of floats in the place of a value that was computed.
+    pub fn constant_as(
+        &mut self,
+        of: &NodeProto,
+        dims: &[i64],
+        values: &[f32],
+        name: &str,
+    ) -> Result<(), PrepareError> {
+        let made = self.floats(of, dims, values)?;
+        let tensor = self.made.pop().map(|t| TensorProto { name: Some(name.to_owned()), ..t });
+        self.weights.remove(&made);
+        let known = self.known.remove(&made).unwrap_or_default();
+        self.known.insert(name.to_owned(), known);
+        self.weights.extend(tensor.clone().map(|t| (name.to_owned(), t)));
+        self.made.extend(tensor);
+        Ok(())
+    }
+
+    /// The value as floats: itself where it is known to be, else cast.
+    pub fn as_float(&mut self, of: &NodeProto, value: &str) -> Result<String, PrepareError> {
+        if self.known(value).element == Some(FLOAT) {
+            return Ok(value.to_owned());
+        }
+        self.op(of, "Cast", &[value], vec![int_attribute("to", FLOAT)])
+    }
+
+    /// Casts to an element type.
+    pub fn cast(&mut self, of: &NodeProto, value: &str, element: i64) -> Result<String, PrepareError> {
+        self.op(of, "Cast", &[value], vec![int_attribute("to", element)])
+    }
+
+    /// Sums over an axis.
+    pub fn sum(
+        &mut self,
+        of: &NodeProto,
+        value: &str,
+        axis: i64,
+        keep: bool,
+    ) -> Result<String, PrepareError> {
+        self.reduce(of, "ReduceSum", value, &[axis], keep)
+    }
+
+    /// Reduces over axes.
+    pub fn reduce(
+        &mut self,
+        of: &NodeProto,
+        op: &str,
+        value: &str,
+        axes: &[i64],
+        keep: bool,
+    ) -> Result<String, PrepareError> {
+        let keep = int_attribute("keepdims", keep.into());
+        if self.opset < if op == "ReduceSum" { 13 } else { 18 } {
+            return self.op(of, op, &[value], vec![ints_attribute("axes", axes.to_vec()), keep]);
+        }
+        let axes = self.ints(of, &[axes.len() as i64], axes)?;
+        self.op(of, op, &[value, &axes], vec![keep])
+    }
+
+    /// Adds dimensions of one.
+    pub fn unsqueeze(&mut self, of: &NodeProto, value: &str, axes: &[i64]) -> Result<String, PrepareError> {
+        if self.opset < 13 {
+            return self.op(of, "Unsqueeze", &[value], vec![ints_attribute("axes", axes.to_vec())]);
+        }
+        let axes = self.ints(of, &[axes.len() as i64], axes)?;
+        self.op(of, "Unsqueeze", &[value, &axes], vec![])
+    }
+
+    /// Another shape, constant.
+    pub fn reshape(&mut self, of: &NodeProto, value: &str, shape: &[i64]) -> Result<String, PrepareError> {
+        let shape = self.ints(of, &[shape.len() as i64], shape)?;
+        self.op(of, "Reshape", &[value, &shape], vec![])
+    }
+}
+
+/// Operators whose output has elements of the first input, in another shape.
+const MOVES: [&str; 16] = [
+    "Reshape",
+    "Transpose",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "Gather",
+    "Concat",
+    "Pad",
+    "Expand",
+    "Tile",
+    "Split",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "GatherElements",
+    "GatherND",
+];
+
+/// Names of values that nodes read, those of graphs within included, or that are outputs.
+fn add_used(graph: &GraphProto, used: &mut HashSet<String>) {
+    used.extend(graph.output.iter().filter_map(|output| output.name.clone()));
+    for node in &graph.node {
+        used.extend(node.input.iter().cloned());
+        for inner in node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)) {
+            add_used(inner, used);
+        }
+    }
+}
+
+fn known_of(value: &ValueInfoProto) -> Known {
+    let Some(TypeValue::Tensor(tensor)) = value.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        return Known::default();
+    };
+    let dim = |d: &Dimension| match d.value {
+        Some(DimensionValue::Value(v)) if v > 0 => Some(v as u64),
+        _ => None,
+    };
+    Known {
+        element: tensor.elem_type.map(i64::from),
+        shape: tensor.shape.as_ref().map(|s| s.dim.iter().map(dim).collect()),
+    }
+}
