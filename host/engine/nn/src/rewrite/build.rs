@@ -96,6 +96,11 @@ impl<'l> Build<'l> {
         self.limits
     }
 
+    /// The version of the default operator set.
+    pub fn opset(&self) -> i64 {
+        self.opset
+    }
+
     /// A node as it is.
     pub fn keep(&mut self, node: NodeProto) {
         if let (Some(input), Some(output)) = (node.input.first(), node.output.first())
@@ -105,6 +110,14 @@ impl<'l> Build<'l> {
             match node.op() {
                 "Identity" | "Relu" | "Neg" | "Abs" | "Sigmoid" | "Tanh" | "Softmax" => {}
                 "Cast" => known.element = node.int("to"),
+                "Conv" | "MatMul" => {
+                    let weights = node.input.get(1).and_then(|name| self.weights.get(name));
+                    known.shape = weights.and_then(|w| shape_of_product(node.op(), known.shape, &w.dims));
+                }
+                "BatchNormalization" | "LayerNormalization" | "LeakyRelu" | "Clip" | "Dropout" => {}
+                "Add" | "Mul" | "Sub" | "Div" if node.input.len() == 2 => {
+                    known.shape = broadcast(known.shape, self.known(&node.input[1]).shape);
+                }
                 op if MOVES.contains(&op) => known.shape = None,
                 _ => known = Known::default(),
             }
@@ -313,6 +326,35 @@ impl<'l> Build<'l> {
         let shape = self.ints(of, &[shape.len() as i64], shape)?;
         self.op(of, "Reshape", &[value, &shape], vec![])
     }
+}
+
+/// The shape of a convolution's or a product's output with constant weights, as far as it is known.
+fn shape_of_product(op: &str, x: Option<Vec<Option<u64>>>, weights: &[i64]) -> Option<Vec<Option<u64>>> {
+    let dim = |d: &i64| u64::try_from(*d).ok();
+    if op == "Conv" {
+        let mut shape = vec![None; weights.len()];
+        *shape.get_mut(1)? = weights.first().and_then(dim);
+        return Some(shape);
+    }
+    let mut shape = x.filter(|x| x.len() >= 2 && weights.len() == 2)?;
+    *shape.last_mut()? = weights.last().and_then(dim);
+    Some(shape)
+}
+
+/// The shape of two values that are broadcast: dimensions that are known to be more than 1 in either.
+fn broadcast(left: Option<Vec<Option<u64>>>, right: Option<Vec<Option<u64>>>) -> Option<Vec<Option<u64>>> {
+    let (mut long, short) = (left?, right?);
+    if short.len() > long.len() {
+        return broadcast(Some(short), Some(long));
+    }
+    for (long, short) in long.iter_mut().rev().zip(short.into_iter().rev()) {
+        *long = match (*long, short) {
+            (Some(dim), _) | (_, Some(dim)) if dim > 1 => Some(dim),
+            (Some(1), other) | (other, Some(1)) => other,
+            _ => None,
+        };
+    }
+    Some(long)
 }
 
 /// Operators whose output has elements of the first input, in another shape.

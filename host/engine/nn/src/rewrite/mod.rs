@@ -6,6 +6,7 @@
 mod attributes;
 mod build;
 mod encode;
+mod functions;
 mod labels;
 mod linear;
 mod post;
@@ -152,6 +153,17 @@ impl Pass<'_> {
             {
                 return quantized::by_floats(build, node);
             }
+            (
+                "",
+                "Add" | "Sub" | "Mul" | "Div" | "Sum" | "Neg" | "Abs" | "Where" | "Clip" | "Equal"
+                | "Greater" | "Less",
+            )
+            | ("", "GreaterOrEqual" | "LessOrEqual")
+                if node.input.iter().any(|x| matches!(build.known(x).element, Some(UINT8 | INT8))) =>
+            {
+                return quantized::by_integers(build, node);
+            }
+            ("", _) if functions::rewrite(build, &node)? => Ok(()),
             _ => {
                 build.keep(node);
                 return Ok(());

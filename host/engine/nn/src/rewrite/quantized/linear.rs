@@ -34,8 +34,7 @@ pub fn quantize(build: &mut Build<'_>, node: NodeProto) -> Result<(), PrepareErr
             let inverse = build.floats(&node, &[], &[inverse])?;
             build.op(&node, "Mul", &[&x, &inverse], vec![])?
         } else {
-            let scale = if shape.is_empty() { scale.to_owned() } else { build.reshape(&node, scale, &[])? };
-            build.op(&node, "Div", &[&x, &scale], vec![])?
+            divide(build, &node, &x, scale)?
         };
         return saturated(build, &node, &value, &zero, only_output(&node)?);
     }
@@ -78,7 +77,7 @@ pub fn dynamic(build: &mut Build<'_>, mut node: NodeProto) -> Result<(), Prepare
     build.state(&zero, UINT8, 0);
     let x = input(&node, 0)?.to_owned();
     build.keep(node);
-    let value = build.op(&of, "Div", &[&x, &scale], vec![])?;
+    let value = divide(build, &of, &x, &scale)?;
     let one = build.floats(&of, &[], &[1.0])?;
     build.state_element(&quantized, UINT8);
     // Within 255 of zero: not held within bounds before.

@@ -80,9 +80,37 @@ fn ratio(
         return build.floats(node, &shape, &ratios);
     }
     let product = build.op(node, "Mul", &[left, right], vec![])?;
-    let ratio = build.op(node, "Div", &[&product, over], vec![])?;
+    let ratio = divide(build, node, &product, over)?;
     let shape: Vec<i64> = [-1].into_iter().chain(vec![1; dims]).collect();
     build.reshape(node, &ratio, &shape)
+}
+
+/// A value over one number. The engine multiplies by the inverse where the divisor has one element, which may round to another
+/// float, and that to another byte: so the divisor gets as many elements as some dimension of the value has, or the value another
+/// dimension of two.
+fn divide(build: &mut Build<'_>, of: &NodeProto, value: &str, scale: &str) -> Result<String, PrepareError> {
+    let shape = build.known(value).shape.unwrap_or_default();
+    let wide = shape.iter().rev().zip(0..).find_map(|(dim, after)| {
+        dim.filter(|count| (2..=1 << 16).contains(count)).map(|count| (count as i64, after))
+    });
+    let Some((count, after)) = wide else {
+        let two = build.ints(of, &[1], &[2])?;
+        let shape = build.op(of, "Shape", &[value], vec![])?;
+        let shape = build.op(of, "Concat", &[&two, &shape], vec![int_attribute("axis", 0)])?;
+        let scales = build.op(of, "Expand", &[scale, &shape], vec![])?;
+        let twice = build.op(of, "Div", &[value, &scales], vec![])?;
+        let first = build.ints(of, &[], &[0])?;
+        return build.op(of, "Gather", &[&twice, &first], vec![int_attribute("axis", 0)]);
+    };
+    let dims: Vec<i64> = [count].into_iter().chain(vec![1; after]).collect();
+    let scales = match scales_of(build, scale).as_deref() {
+        Some(&[one]) => build.floats(of, &dims, &vec![one; count as usize])?,
+        _ => {
+            let dims = build.ints(of, &[dims.len() as i64], &dims)?;
+            build.op(of, "Expand", &[scale, &dims], vec![])?
+        }
+    };
+    build.op(of, "Div", &[value, &scales], vec![])
 }
 
 /// Floats, rounded half to even, moved by the zero point and held within the bounds of its type.
@@ -128,21 +156,38 @@ pub fn between(
     let value = build.op(node, op, &values, attributes)?;
     let kind = element(build, node, input(node, inputs[0])?)?;
     let zero = zero_point(build, node, scale + 1, kind)?;
-    let scaled = build.op(node, "Div", &[&value, input(node, scale)?], vec![])?;
+    let scaled = divide(build, node, &value, input(node, scale)?)?;
     saturated(build, node, &scaled, &zero, only_output(node)?)
 }
 
 /// An operator that the engine has for floats alone, on 8-bit integers, which floats hold exactly.
-pub fn by_floats(build: &mut Build<'_>, mut node: NodeProto) -> Result<(), PrepareError> {
-    let kind = element(build, &node, input(&node, 0)?)?;
+pub fn by_floats(build: &mut Build<'_>, node: NodeProto) -> Result<(), PrepareError> {
+    by(build, node, FLOAT)
+}
+
+/// Arithmetic of 8-bit integers by that of 32-bit ones, whose low bytes it is.
+pub fn by_integers(build: &mut Build<'_>, node: NodeProto) -> Result<(), PrepareError> {
+    by(build, node, INT32)
+}
+
+fn by(build: &mut Build<'_>, mut node: NodeProto, wider: i64) -> Result<(), PrepareError> {
+    let bytes = |build: &Build<'_>, name: &str| {
+        build.known(name).element.filter(|kind| matches!(*kind, UINT8 | INT8))
+    };
+    let kind = node.input.iter().find_map(|name| bytes(build, name));
     for index in 0..node.input.len() {
-        if optional(&node, index).is_some_and(|name| build.known(name).element == Some(kind)) {
-            node.input[index] = build.cast(&node, &node.input[index].clone(), FLOAT)?;
+        if bytes(build, &node.input[index]).is_some() {
+            node.input[index] = build.cast(&node, &node.input[index].clone(), wider)?;
         }
     }
+    let compares = matches!(node.op(), "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual");
+    let Some(kind) = kind.filter(|_| !compares) else {
+        build.keep(node);
+        return Ok(());
+    };
     let result = only_output(&node)?.to_owned();
-    let value = build.fresh(&result, "float");
     let of = node.clone();
+    let value = build.fresh(&result, "wide");
     node.output[0] = value.clone();
     build.keep(node);
     build.state_element(&result, kind);
