@@ -1,6 +1,7 @@
 //! A graph that is written anew: nodes, and constants beside them, each counted against the limits.
 
 use super::attributes::refusal;
+use super::known::{Known, Seen};
 use crate::edit::{Editor, int_attribute, ints_attribute};
 use crate::onnx::*;
 use crate::{ModelLimits, PrepareError};
@@ -15,30 +16,14 @@ pub const INT32: i64 = 6;
 pub const INT64: i64 = 7;
 pub const STRING: i64 = 8;
 
-/// What is known of a value before it is computed.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Known {
-    pub element: Option<i64>,
-    /// Dimensions; an open one is `None`.
-    pub shape: Option<Vec<Option<u64>>>,
-}
-
-impl Known {
-    pub fn rank(&self) -> Option<usize> {
-        self.shape.as_ref().map(Vec::len)
-    }
-
-    pub fn dim(&self, index: usize) -> Option<u64> {
-        *self.shape.as_ref()?.get(index)?
-    }
-}
-
 /// The nodes and weights of a graph that replace those of a model, and what is known of its values.
 pub struct Build<'l> {
     editor: Editor,
     weights: HashMap<String, TensorProto>,
     made: Vec<TensorProto>,
     known: HashMap<String, Known>,
+    /// Integers that were computed as floats, and the floats.
+    integral: HashMap<String, String>,
     limits: &'l ModelLimits,
     opset: i64,
     /// Nodes and bytes that may still be made, in this graph and those after it.
@@ -59,7 +44,7 @@ impl<'l> Build<'l> {
         let mut known = HashMap::new();
         for value in graph.input.iter().chain(&graph.output).chain(&graph.value_info) {
             if let Some(name) = &value.name {
-                known.insert(name.clone(), known_of(value));
+                known.insert(name.clone(), Known::stated(value));
             }
         }
         // Copies of weights share their bytes.
@@ -69,12 +54,19 @@ impl<'l> Build<'l> {
         });
         let initializers = graph.initializer.iter().filter_map(|t| Some((t.name.clone()?, t.clone())));
         for (name, tensor) in initializers.chain(tensors) {
-            let shape = tensor.dims.iter().map(|d| u64::try_from(*d).ok()).collect();
-            let element = tensor.data_type.map(i64::from);
-            known.insert(name.clone(), Known { element, shape: Some(shape) });
+            known.insert(name.clone(), Known::of(&tensor));
             weights.insert(name, tensor);
         }
-        Self { editor: Editor::new(graph), weights, made: Vec::new(), known, limits, opset, left }
+        Self {
+            editor: Editor::new(graph),
+            weights,
+            made: Vec::new(),
+            known,
+            integral: HashMap::new(),
+            limits,
+            opset,
+            left,
+        }
     }
 
     pub fn finish(self, graph: &mut GraphProto) -> Left {
@@ -103,29 +95,20 @@ impl<'l> Build<'l> {
 
     /// A node as it is.
     pub fn keep(&mut self, node: NodeProto) {
-        if let (Some(input), Some(output)) = (node.input.first(), node.output.first())
-            && node.op_domain().is_empty()
-        {
-            let mut known = self.known(input);
-            match node.op() {
-                "Identity" | "Relu" | "Neg" | "Abs" | "Sigmoid" | "Tanh" | "Softmax" => {}
-                "Cast" => known.element = node.int("to"),
-                "Conv" | "MatMul" => {
-                    let weights = node.input.get(1).and_then(|name| self.weights.get(name));
-                    known.shape = weights.and_then(|w| shape_of_product(node.op(), known.shape, &w.dims));
-                }
-                "BatchNormalization" | "LayerNormalization" | "LeakyRelu" | "Clip" | "Dropout" => {}
-                "Add" | "Mul" | "Sub" | "Div" if node.input.len() == 2 => {
-                    known.shape = broadcast(known.shape, self.known(&node.input[1]).shape);
-                }
-                op if MOVES.contains(&op) => known.shape = None,
-                _ => known = Known::default(),
-            }
-            let stated = self.known.entry(output.clone()).or_default();
-            stated.element = stated.element.or(known.element);
-            stated.shape = stated.shape.take().or(known.shape);
+        if let Some(output) = node.output.first().filter(|_| node.op_domain().is_empty()) {
+            let inputs: Vec<&str> = node.input.iter().map(String::as_str).collect();
+            self.infer(node.op(), &inputs, output, &node.attribute);
         }
         self.editor.nodes.push(node);
+    }
+
+    fn infer(&mut self, op: &str, inputs: &[&str], output: &str, attributes: &[AttributeProto]) {
+        let second = inputs.get(1).and_then(|name| self.weights.get(*name));
+        let inputs = inputs.iter().map(|name| self.known(name)).collect();
+        let known = Seen { op, inputs, second, attributes }.output();
+        let stated = self.known.entry(output.to_owned()).or_default();
+        stated.element = stated.element.or(known.element);
+        stated.shape = stated.shape.take().or(known.shape);
     }
 
     /// What is known of a value.
@@ -191,6 +174,9 @@ impl<'l> Build<'l> {
             return Err(PrepareError::TooMany { what: "operators", got: max + 1, max });
         };
         self.left.nodes = left;
+        if let Some(output) = output.first() {
+            self.infer(op, input, output, &attributes);
+        }
         self.editor.add(of, op, input, output, attributes);
         Ok(())
     }
@@ -246,8 +232,7 @@ impl<'l> Build<'l> {
             raw_data: Some(Bytes::from(bytes)),
             ..TensorProto::default()
         };
-        let shape = dims.iter().map(|d| u64::try_from(*d).ok()).collect();
-        self.known.insert(name.clone(), Known { element: Some(element), shape: Some(shape) });
+        self.known.insert(name.clone(), Known::of(&tensor));
         self.weights.insert(name.clone(), tensor.clone());
         self.made.push(tensor);
         Ok(name)
@@ -279,8 +264,25 @@ impl<'l> Build<'l> {
         self.op(of, "Cast", &[value], vec![int_attribute("to", FLOAT)])
     }
 
+    /// Makes the output of a node that is 32-bit integers of floats that are integers; readers that want floats get these.
+    pub fn put_integral(&mut self, of: &NodeProto, floats: &str, output: &str) -> Result<(), PrepareError> {
+        self.put(of, "Cast", &[floats], output, vec![int_attribute("to", INT32)])?;
+        self.integral.insert(output.to_owned(), floats.to_owned());
+        Ok(())
+    }
+
+    /// The floats behind a value that is 32-bit integers.
+    pub fn integral(&self, value: &str) -> Option<&str> {
+        self.integral.get(value).map(String::as_str)
+    }
+
     /// Casts to an element type.
     pub fn cast(&mut self, of: &NodeProto, value: &str, element: i64) -> Result<String, PrepareError> {
+        if element == FLOAT
+            && let Some(floats) = self.integral(value)
+        {
+            return Ok(floats.to_owned());
+        }
         self.op(of, "Cast", &[value], vec![int_attribute("to", element)])
     }
 
@@ -328,55 +330,6 @@ impl<'l> Build<'l> {
     }
 }
 
-/// The shape of a convolution's or a product's output with constant weights, as far as it is known.
-fn shape_of_product(op: &str, x: Option<Vec<Option<u64>>>, weights: &[i64]) -> Option<Vec<Option<u64>>> {
-    let dim = |d: &i64| u64::try_from(*d).ok();
-    if op == "Conv" {
-        let mut shape = vec![None; weights.len()];
-        *shape.get_mut(1)? = weights.first().and_then(dim);
-        return Some(shape);
-    }
-    let mut shape = x.filter(|x| x.len() >= 2 && weights.len() == 2)?;
-    *shape.last_mut()? = weights.last().and_then(dim);
-    Some(shape)
-}
-
-/// The shape of two values that are broadcast: dimensions that are known to be more than 1 in either.
-fn broadcast(left: Option<Vec<Option<u64>>>, right: Option<Vec<Option<u64>>>) -> Option<Vec<Option<u64>>> {
-    let (mut long, short) = (left?, right?);
-    if short.len() > long.len() {
-        return broadcast(Some(short), Some(long));
-    }
-    for (long, short) in long.iter_mut().rev().zip(short.into_iter().rev()) {
-        *long = match (*long, short) {
-            (Some(dim), _) | (_, Some(dim)) if dim > 1 => Some(dim),
-            (Some(1), other) | (other, Some(1)) => other,
-            _ => None,
-        };
-    }
-    Some(long)
-}
-
-/// Operators whose output has elements of the first input, in another shape.
-const MOVES: [&str; 16] = [
-    "Reshape",
-    "Transpose",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Slice",
-    "Gather",
-    "Concat",
-    "Pad",
-    "Expand",
-    "Tile",
-    "Split",
-    "DepthToSpace",
-    "SpaceToDepth",
-    "GatherElements",
-    "GatherND",
-];
-
 /// Names of values that nodes read, those of graphs within included, or that are outputs.
 fn add_used(graph: &GraphProto, used: &mut HashSet<String>) {
     used.extend(graph.output.iter().filter_map(|output| output.name.clone()));
@@ -385,19 +338,5 @@ fn add_used(graph: &GraphProto, used: &mut HashSet<String>) {
         for inner in node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)) {
             add_used(inner, used);
         }
-    }
-}
-
-fn known_of(value: &ValueInfoProto) -> Known {
-    let Some(TypeValue::Tensor(tensor)) = value.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
-        return Known::default();
-    };
-    let dim = |d: &Dimension| match d.value {
-        Some(DimensionValue::Value(v)) if v > 0 => Some(v as u64),
-        _ => None,
-    };
-    Known {
-        element: tensor.elem_type.map(i64::from),
-        shape: tensor.shape.as_ref().map(|s| s.dim.iter().map(dim).collect()),
     }
 }

@@ -7,6 +7,7 @@ mod attributes;
 mod build;
 mod encode;
 mod functions;
+mod known;
 mod labels;
 mod linear;
 mod post;
@@ -21,7 +22,7 @@ use crate::edit::each_inner_graph;
 use crate::onnx::*;
 use crate::{ModelLimits, PrepareError};
 use attributes::refusal;
-use build::{Build, INT8, Left, UINT8};
+use build::{Build, FLOAT, INT8, Left, UINT8};
 use std::collections::BTreeMap;
 
 /// The version of the default operator set that a model gets which imports none and needs none.
@@ -130,6 +131,14 @@ impl Pass<'_> {
             ("ai.onnx.ml", "OneHotEncoder") => encode::one_hot(build, &node),
             ("ai.onnx.ml", "FeatureVectorizer") => encode::vectorizer(build, &node),
             ("ai.onnx.ml", "ZipMap") if outermost => labels::zip_map(build, graph, self.labels, &node),
+            ("", "Cast")
+                if node.int("to") == Some(FLOAT)
+                    && node.input.first().is_some_and(|x| build.integral(x).is_some()) =>
+            {
+                let floats =
+                    node.input.first().and_then(|x| build.integral(x)).unwrap_or_default().to_owned();
+                return build.put(&node, "Identity", &[&floats], attributes::only_output(&node)?, vec![]);
+            }
             ("", "MatMulInteger") => quantized::product_integer(build, &node),
             ("", "ConvInteger") => quantized::conv_integer(build, &node),
             ("", "QLinearMatMul") => quantized::quantized_product(build, &node),

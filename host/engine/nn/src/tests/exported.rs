@@ -1,10 +1,10 @@
-//! Models with inputs and expected outputs in folders, as `tests/conformance/classic.py` makes them.
+//! Models with inputs and expected outputs in folders, as `classic.py` and `quantized.py` in `tests/conformance` make them.
 
 use super::build::*;
 use crate::*;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vesta_core::sample::Sample;
 
 /// How far an output may be from what is expected, of the larger of 1 and its size.
@@ -109,6 +109,15 @@ fn exported_models() {
 
 #[test]
 fn small_exported_models_give_the_answers_of_their_libraries() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/conformance/classic");
-    assert_eq!(run_all(&folder), [12, 0, 0]);
+    assert_eq!(run_all(&made("classic")), [12, 0, 0]);
+}
+
+#[test]
+fn quantised_networks_give_the_answers_of_onnx_runtime() {
+    assert_eq!(run_all(&made("quantized")), [12, 0, 0]);
+}
+
+/// A folder that a script of the same name made.
+fn made(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/conformance").join(name)
 }

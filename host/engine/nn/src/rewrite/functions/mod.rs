@@ -4,6 +4,7 @@ mod activations;
 mod layout;
 mod loss;
 mod norms;
+mod recurrent;
 
 use super::attributes::{input, only_output};
 use super::build::Build;
@@ -30,6 +31,7 @@ pub fn rewrite(build: &mut Build<'_>, node: &NodeProto) -> Result<bool, PrepareE
         "Compress" => layout::compress(&mut body),
         "NegativeLogLikelihoodLoss" => loss::negative_log_likelihood(&mut body),
         "SoftmaxCrossEntropyLoss" => loss::softmax_cross_entropy(&mut body),
+        _ if recurrent::is_missing(node) => recurrent::unrolled(&mut body),
         _ => return Ok(false),
     }?;
     Ok(true)

@@ -13,7 +13,7 @@ pub fn integer(build: &mut Build<'_>, node: &NodeProto) -> Result<(), PrepareErr
     if sums.whole {
         return build.put(node, "Identity", &[&sums.name], output, vec![]);
     }
-    build.put(node, "Cast", &[&sums.name], output, vec![int_attribute("to", INT32)])
+    build.put_integral(node, &sums.name, output)
 }
 
 /// QLinearConv: the sums and the bias times the ratio of the scales, as bytes.

@@ -76,10 +76,16 @@ pub fn dynamic(build: &mut Build<'_>, mut node: NodeProto) -> Result<(), Prepare
     build.state(&scale, FLOAT, 0);
     build.state(&zero, UINT8, 0);
     let x = input(&node, 0)?.to_owned();
+    // The smallest and the largest number have the same scale and zero point as all.
+    let mut ends = Vec::new();
+    for op in ["ReduceMin", "ReduceMax"] {
+        let end = build.op(&of, op, &[&x], vec![int_attribute("keepdims", 0)])?;
+        ends.push(build.reshape(&of, &end, &[1])?);
+    }
+    node.input[0] = build.op(&of, "Concat", &[&ends[0], &ends[1]], vec![int_attribute("axis", 0)])?;
     build.keep(node);
     let value = divide(build, &of, &x, &scale)?;
     let one = build.floats(&of, &[], &[1.0])?;
-    build.state_element(&quantized, UINT8);
     // Within 255 of zero: not held within bounds before.
     build.put(&of, "QuantizeLinear", &[&value, &one, &zero], &quantized, vec![])
 }

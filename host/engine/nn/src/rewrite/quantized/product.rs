@@ -5,13 +5,18 @@ use super::*;
 /// What a pair of weights may add up to: 255 x 128 = 32,640 is within 16 bits.
 const PAIR_MAX: i64 = 128;
 
+/// What part of the rows may have too much for the kernel of bytes to be used.
+const FEW: i64 = 4;
+
 /// MatMulInteger.
 pub fn integer(build: &mut Build<'_>, node: &NodeProto) -> Result<(), PrepareError> {
     let zeros = [2, 3].map(|i| optional(node, i).map(str::to_owned));
     let total = product(build, node, [input(node, 0)?, input(node, 1)?], zeros)?;
     let output = only_output(node)?;
-    build.state_element(output, INT32);
-    build.put(node, "Identity", &[&total], output, vec![])
+    match build.integral(&total).map(str::to_owned) {
+        Some(floats) => build.put_integral(node, &floats, output),
+        None => build.put(node, "Identity", &[&total], output, vec![]),
+    }
 }
 
 /// QLinearMatMul: the sums times the ratio of the scales, as bytes.
@@ -84,6 +89,11 @@ fn product(
     [left, right]: [&str; 2],
     [left_zero, right_zero]: [Option<String>; 2],
 ) -> Result<String, PrepareError> {
+    if let Some(floats) = by_floats(build, node, [left, right], [&left_zero, &right_zero])? {
+        let total = build.fresh(only_output(node)?, "total");
+        build.put_integral(node, &floats, &total)?;
+        return Ok(total);
+    }
     let left_zero = match left_zero.map(|zero| zero_of(build, node, &zero)).transpose()? {
         Some(Zero::Columns(_)) => {
             return Err(refusal(node, "the zero point of its left side is not one number"));
@@ -109,6 +119,48 @@ fn product(
             build.op(node, "Sub", &[&total, &off], vec![])
         }
     }
+}
+
+/// The product by floats, which hold all sums exactly as long as the sizes of a column of weights add up to at most 2^24 / 255.
+/// That costs a product of floats, whereas the kernel for bytes costs about that, and as much again for what pairs of weights have
+/// too much: so it pays where more than a few rows have some.
+fn by_floats(
+    build: &mut Build<'_>,
+    node: &NodeProto,
+    [left, right]: [&str; 2],
+    [left_zero, right_zero]: [&Option<String>; 2],
+) -> Result<Option<String>, PrepareError> {
+    let Some((dims, kind, values)) = bytes_of(build, right) else { return Ok(None) };
+    let &[rows, columns] = &dims[..] else { return Ok(None) };
+    let signed: Vec<i64> = values.iter().map(|v| if kind == UINT8 { v - 128 } else { *v }).collect();
+    let few = split(&dims, &signed).is_none_or(|(_, over, _)| over.len() as i64 <= rows / FEW);
+    let zeros = right_zero.as_ref().map_or(Some(vec![0]), |zero| build.constant(zero).and_then(ints_of));
+    let zeros = zeros.filter(|zeros| zeros.len() == 1 || zeros.len() as i64 == columns);
+    let room = (values.len() as u64).saturating_mul(4) <= build.left.bytes / 2;
+    let (false, Some(zeros), true) = (few, zeros, room) else { return Ok(None) };
+    let columns = columns as usize;
+    let mut sums = vec![0u64; columns];
+    let mut weights = Vec::with_capacity(values.len());
+    for (place, value) in values.into_iter().enumerate() {
+        let column = place % columns;
+        let weight = value - zeros[if zeros.len() == 1 { 0 } else { column }];
+        sums[column] += weight.unsigned_abs();
+        weights.push(weight as f32);
+    }
+    if sums.iter().any(|sum| *sum > (1 << 24) / 255) {
+        return Ok(None);
+    }
+    let mut x = build.cast(node, left, FLOAT)?;
+    if let Some(zero) = left_zero {
+        if !matches!(build.known(zero).shape.as_deref(), Some([] | [Some(1)])) {
+            return Err(refusal(node, "the zero point of its left side is not one number"));
+        }
+        let zero = build.cast(node, zero, FLOAT)?;
+        let zero = build.reshape(node, &zero, &[])?;
+        x = build.op(node, "Sub", &[&x, &zero], vec![])?;
+    }
+    let weights = build.floats(node, &dims, &weights)?;
+    Ok(Some(build.op(node, "MatMul", &[&x, &weights], vec![])?))
 }
 
 /// As [`product`], with zero points that are one number.
