@@ -4,10 +4,12 @@ pub(crate) mod build;
 mod confine;
 mod digits;
 mod exported;
+mod functions;
 mod hostile;
 #[path = "../../../../../tests/support/mutate.rs"]
 mod mutate;
 mod mutated;
+mod quantized;
 mod refusals;
 mod rewrites;
 mod runs;

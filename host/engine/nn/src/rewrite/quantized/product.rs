@@ -336,3 +336,37 @@ fn split(dims: &[i64], weights: &[i64]) -> Option<(Vec<u8>, Vec<i64>, Vec<u8>)> 
     }
     Some((main, over.iter().flat_map(|row| [*row as i64; 2]).collect(), rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the AVX2 kernel computes: products of neighbours are added in 16 bits, which saturate.
+    fn kernel(left: &[i64], right: &[i64]) -> i64 {
+        let pairs = left.chunks(2).zip(right.chunks(2));
+        pairs.map(|(a, b)| a.iter().zip(b).map(|(a, b)| a * b).sum::<i64>().clamp(-32_768, 32_767)).sum()
+    }
+
+    #[test]
+    fn what_a_pair_has_too_much_is_taken_apart_and_nothing_saturates() {
+        // Both signs, alone and in pairs, and an odd row at the end.
+        let columns: [[i64; 5]; 4] =
+            [[127, 127, -128, -128, 127], [64, 65, -64, -65, -128], [127, -128, -128, 127, 0], [1; 5]];
+        let weights: Vec<i64> = (0..5).flat_map(|row| columns.map(|column| column[row])).collect();
+        let (main, rows, rest) = split(&[5, 4], &weights).expect("too much");
+        assert_eq!(rows, [1, 1, 3, 3]);
+        let column = |bytes: &[u8], column: usize| -> Vec<i64> {
+            bytes.iter().skip(column).step_by(4).map(|b| i64::from(*b as i8)).collect()
+        };
+        for left in [[255; 5], [255, 0, 255, 0, 255], [0, 255, 0, 255, 0], [1, 254, 255, 3, 255]] {
+            let gathered: Vec<i64> = rows.iter().map(|row| left[*row as usize]).collect();
+            for (index, weights) in columns.iter().enumerate() {
+                let exact: i64 = left.iter().zip(weights).map(|(a, b)| a * b).sum();
+                let total = kernel(&left, &column(&main, index)) + kernel(&gathered, &column(&rest, index));
+                assert_eq!(total, exact, "{left:?} {weights:?}");
+            }
+        }
+        assert!(split(&[5, 1], &columns[3]).is_none());
+        assert!(split(&[5, 1], &columns[2]).is_none());
+    }
+}
