@@ -103,3 +103,17 @@ pub fn floats_of(tensor: &TensorProto) -> Option<Vec<f32>> {
     };
     Some(values)
 }
+
+/// Elements of a tensor of 8-bit integers whose length was checked.
+pub fn bytes_of(tensor: &TensorProto) -> Option<Vec<i16>> {
+    let signed = match Element::from_number(tensor.data_type?)? {
+        Element::Uint8 => false,
+        Element::Int8 => true,
+        _ => return None,
+    };
+    let one = |byte: u8| if signed { i16::from(byte as i8) } else { i16::from(byte) };
+    Some(match &tensor.raw_data {
+        Some(raw) => raw.iter().map(|byte| one(*byte)).collect(),
+        None => tensor.int32_data.iter().map(|v| one(*v as u8)).collect(),
+    })
+}

@@ -1,7 +1,7 @@
 //! A graph that is written anew: nodes, and constants beside them, each counted against the limits.
 
 use super::attributes::refusal;
-use super::known::{Known, Seen};
+use super::known::{Known, RANK_MAX, Seen};
 use crate::edit::{Editor, int_attribute, ints_attribute};
 use crate::onnx::*;
 use crate::{ModelLimits, PrepareError};
@@ -19,8 +19,10 @@ pub const STRING: i64 = 8;
 /// The nodes and weights of a graph that replace those of a model, and what is known of its values.
 pub struct Build<'l> {
     editor: Editor,
-    weights: HashMap<String, TensorProto>,
+    /// The model's weights, and those that were made.
+    given: Vec<TensorProto>,
     made: Vec<TensorProto>,
+    places: HashMap<String, Place>,
     known: HashMap<String, Known>,
     /// Integers that were computed as floats, and the floats.
     integral: HashMap<String, String>,
@@ -30,47 +32,63 @@ pub struct Build<'l> {
     pub left: Left,
 }
 
+/// Where a constant is.
+enum Place {
+    Given(usize),
+    Made(usize),
+    Node(Box<TensorProto>),
+}
+
+/// Elements of the tensor of a Constant node, at most, that are looked at.
+const CONSTANT_MAX: usize = 1 << 16;
+
 /// What may still be made of a model.
 #[derive(Debug, Clone, Copy)]
 pub struct Left {
     pub nodes: u64,
     pub bytes: u64,
+    /// Elements of weights that may still be looked at.
+    pub reads: u64,
 }
 
 impl<'l> Build<'l> {
-    /// Takes the nodes of a graph out of it; [`Build::finish`] puts the new ones in.
-    pub fn new(graph: &GraphProto, opset: i64, limits: &'l ModelLimits, left: Left) -> Self {
-        let mut weights = HashMap::new();
+    /// Takes the weights of a graph, whose nodes have been taken, out of it; [`Build::finish`] puts all back.
+    pub fn new(
+        graph: &mut GraphProto,
+        nodes: &[NodeProto],
+        opset: i64,
+        limits: &'l ModelLimits,
+        left: Left,
+    ) -> Self {
+        let editor = Editor::new(graph, nodes);
         let mut known = HashMap::new();
         for value in graph.input.iter().chain(&graph.output).chain(&graph.value_info) {
             if let Some(name) = &value.name {
                 known.insert(name.clone(), Known::stated(value));
             }
         }
-        // Copies of weights share their bytes.
-        let tensors = graph.node.iter().filter(|n| n.is("Constant")).filter_map(|node| {
-            let name = node.output.first()?.clone();
-            Some((name, node.attribute("value")?.t.clone()?))
-        });
-        let initializers = graph.initializer.iter().filter_map(|t| Some((t.name.clone()?, t.clone())));
-        for (name, tensor) in initializers.chain(tensors) {
-            known.insert(name.clone(), Known::of(&tensor));
-            weights.insert(name, tensor);
+        let mut places = HashMap::new();
+        let given = std::mem::take(&mut graph.initializer);
+        for (index, tensor) in given.iter().enumerate() {
+            let name = tensor.name.clone().unwrap_or_default();
+            known.insert(name.clone(), Known::of(tensor));
+            places.insert(name, Place::Given(index));
         }
-        Self {
-            editor: Editor::new(graph),
-            weights,
-            made: Vec::new(),
-            known,
-            integral: HashMap::new(),
-            limits,
-            opset,
-            left,
+        for node in nodes.iter().filter(|n| n.is("Constant")) {
+            let tensor = node.attribute("value").and_then(|a| a.t.as_ref());
+            let Some((name, tensor)) = node.output.first().zip(tensor) else { continue };
+            known.insert(name.clone(), Known::of(tensor));
+            // A copy shares raw bytes; it is made of small ones of the other kind alone.
+            if tensor.raw_data.is_some() || prost::Message::encoded_len(tensor) <= CONSTANT_MAX {
+                places.insert(name.clone(), Place::Node(Box::new(tensor.clone())));
+            }
         }
+        Self { editor, given, made: Vec::new(), places, known, integral: HashMap::new(), limits, opset, left }
     }
 
     pub fn finish(self, graph: &mut GraphProto) -> Left {
         graph.node = self.editor.nodes;
+        graph.initializer = self.given;
         if !self.made.is_empty() {
             // Weights whose only readers were replaced.
             let mut used = HashSet::new();
@@ -103,12 +121,12 @@ impl<'l> Build<'l> {
     }
 
     fn infer(&mut self, op: &str, inputs: &[&str], output: &str, attributes: &[AttributeProto]) {
-        let second = inputs.get(1).and_then(|name| self.weights.get(*name));
+        let second = inputs.get(1).and_then(|name| self.constant(name));
         let inputs = inputs.iter().map(|name| self.known(name)).collect();
         let known = Seen { op, inputs, second, attributes }.output();
         let stated = self.known.entry(output.to_owned()).or_default();
         stated.element = stated.element.or(known.element);
-        stated.shape = stated.shape.take().or(known.shape);
+        stated.shape = stated.shape.take().or(known.shape.filter(|shape| shape.len() <= RANK_MAX));
     }
 
     /// What is known of a value.
@@ -129,9 +147,34 @@ impl<'l> Build<'l> {
         self.known.entry(name.to_owned()).or_default().element.get_or_insert(element);
     }
 
+    /// Counts the constants among a node's inputs as looked at.
+    ///
+    /// # Errors
+    /// Where many nodes read large weights, so that looking at them takes too long.
+    pub fn count_reads(&mut self, node: &NodeProto) -> Result<(), PrepareError> {
+        let count = |name: &String| self.known(name).shape.filter(|_| self.places.contains_key(name));
+        let elements =
+            |shape: Vec<Option<u64>>| shape.into_iter().fold(1u64, |n, d| n.saturating_mul(d.unwrap_or(1)));
+        let total = node.input.iter().filter_map(count).map(elements).fold(0u64, u64::saturating_add);
+        let Some(left) = self.left.reads.checked_sub(total) else {
+            let max = self.limits.weights_bytes_max;
+            return Err(PrepareError::TooMany {
+                what: "elements of weights that nodes share",
+                got: max + 1,
+                max,
+            });
+        };
+        self.left.reads = left;
+        Ok(())
+    }
+
     /// The tensor behind a name, where it is constant.
     pub fn constant(&self, name: &str) -> Option<&TensorProto> {
-        self.weights.get(name)
+        Some(match self.places.get(name)? {
+            Place::Given(index) => self.given.get(*index)?,
+            Place::Made(index) => self.made.get(*index)?,
+            Place::Node(tensor) => tensor,
+        })
     }
 
     /// Adds a node whose output gets a name of its own, which is returned.
@@ -233,7 +276,7 @@ impl<'l> Build<'l> {
             ..TensorProto::default()
         };
         self.known.insert(name.clone(), Known::of(&tensor));
-        self.weights.insert(name.clone(), tensor.clone());
+        self.places.insert(name.clone(), Place::Made(self.made.len()));
         self.made.push(tensor);
         Ok(name)
     }
@@ -247,12 +290,13 @@ impl<'l> Build<'l> {
         name: &str,
     ) -> Result<(), PrepareError> {
         let made = self.floats(of, dims, values)?;
-        let tensor = self.made.pop().map(|t| TensorProto { name: Some(name.to_owned()), ..t });
-        self.weights.remove(&made);
+        if let Some(tensor) = self.made.last_mut() {
+            tensor.name = Some(name.to_owned());
+        }
+        let place = self.places.remove(&made);
+        self.places.extend(place.map(|place| (name.to_owned(), place)));
         let known = self.known.remove(&made).unwrap_or_default();
         self.known.insert(name.to_owned(), known);
-        self.weights.extend(tensor.clone().map(|t| (name.to_owned(), t)));
-        self.made.extend(tensor);
         Ok(())
     }
 

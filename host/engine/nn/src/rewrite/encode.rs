@@ -40,7 +40,7 @@ pub fn extractor(build: &mut Build<'_>, texts: &mut Texts, node: &NodeProto) -> 
     let known = build.known(data);
     let output = only_output(node)?;
     if let Some(strings) = texts.get(data) {
-        texts.add(output, strings.to_vec());
+        texts.add(output, strings);
     }
     let flat = build.reshape(node, indices, &[-1])?;
     let gather = vec![int_attribute("axis", -1)];
@@ -163,7 +163,8 @@ pub fn labels(build: &mut Build<'_>, texts: &mut Texts, node: &NodeProto) -> Res
         List::Strings(list) => {
             let new = node.attribute("default_strings").map(|_| text(node, "default_strings", ""));
             let default = new.unwrap_or_else(|| text(node, "default_string", "_Unused"));
-            texts.add(output, [default.to_owned()].into_iter().chain(list.iter().cloned()).collect());
+            let all: Vec<String> = [default.to_owned()].into_iter().chain(list.iter().cloned()).collect();
+            texts.add(output, all);
             let numbers: Vec<i64> = (0..count).collect();
             (build.ints(node, &[count], &numbers)?, INT64)
         }

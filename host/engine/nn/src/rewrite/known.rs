@@ -7,6 +7,9 @@ use crate::onnx::*;
 /// Dimensions of a value; an open one is `None`.
 pub type Shape = Vec<Option<u64>>;
 
+/// Of values with more dimensions no shape is kept.
+pub const RANK_MAX: usize = 16;
+
 /// The element type and shape of a value, as far as they are known.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Known {
@@ -34,7 +37,11 @@ impl Known {
         };
         Self {
             element: tensor.elem_type.map(i64::from),
-            shape: tensor.shape.as_ref().map(|s| s.dim.iter().map(dim).collect()),
+            shape: tensor
+                .shape
+                .as_ref()
+                .filter(|s| s.dim.len() <= RANK_MAX)
+                .map(|s| s.dim.iter().map(dim).collect()),
         }
     }
 
@@ -135,7 +142,8 @@ impl Seen<'_> {
     }
 
     fn reshape(&self) -> Option<Shape> {
-        let dims = ints_of(self.second?)?;
+        let few = |t: &&TensorProto| matches!(t.dims[..], [count] if count <= RANK_MAX as i64);
+        let dims = self.second.filter(few).and_then(ints_of)?;
         let before = self.input(0).shape.unwrap_or_default();
         let keeps = self.int("allowzero").unwrap_or(0) == 0;
         let dim = |(index, dim): (usize, &i64)| match dim {

@@ -9,6 +9,7 @@ use crate::onnx::*;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// Names of classes: of the columns of an output, or of the numbers in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,10 +19,22 @@ pub enum Labels {
     Strings(Vec<String>),
 }
 
+/// Bytes of all labels, at most: they are kept with the model, and told to who asks for it.
+const LABELS_MAX: u64 = 4 << 20;
+
+impl Labels {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Ints(list) => list.len() as u64 * 8,
+            Self::Strings(list) => list.iter().map(|s| s.len() as u64 + 8).sum(),
+        }
+    }
+}
+
 /// Values that were strings and are numbers of strings.
 #[derive(Debug, Clone, Default)]
 pub struct Texts {
-    of: HashMap<String, Vec<String>>,
+    of: HashMap<String, Arc<[String]>>,
 }
 
 impl Texts {
@@ -36,7 +49,8 @@ impl Texts {
             if count.and_then(|n| u64::try_from(n).ok()) != Some(got) {
                 continue;
             }
-            let list = tensor.string_data.iter().map(|s| String::from_utf8_lossy(s).into_owned()).collect();
+            let text = |s: &Bytes| String::from_utf8_lossy(s).into_owned();
+            let list: Vec<String> = tensor.string_data.iter().map(text).collect();
             texts.add(tensor.name.as_deref().unwrap_or_default(), list);
             let numbers: Vec<u8> = (0..got as i64).flat_map(i64::to_le_bytes).collect();
             tensor.string_data.clear();
@@ -57,12 +71,12 @@ impl Texts {
         texts
     }
 
-    pub fn add(&mut self, value: &str, strings: Vec<String>) {
-        self.of.insert(value.to_owned(), strings);
+    pub fn add(&mut self, value: &str, strings: impl Into<Arc<[String]>>) {
+        self.of.insert(value.to_owned(), strings.into());
     }
 
-    pub fn get(&self, value: &str) -> Option<&[String]> {
-        self.of.get(value).map(Vec::as_slice)
+    pub fn get(&self, value: &str) -> Option<Arc<[String]>> {
+        self.of.get(value).cloned()
     }
 
     /// Whether a node reads numbers of strings.
@@ -92,7 +106,8 @@ impl Texts {
         if !(moves || cast) || !rest_is_numbers {
             return Err(computes(&node));
         }
-        self.of.insert(only_output(&node)?.to_owned(), strings.clone());
+        let strings = Arc::clone(strings);
+        self.of.insert(only_output(&node)?.to_owned(), strings);
         if cast {
             set_attribute(&mut node, int_attribute("to", INT64));
         }
@@ -100,10 +115,20 @@ impl Texts {
         Ok(())
     }
 
-    /// Gives outputs that were strings the type of numbers; returns the strings of each.
-    pub fn outputs(&self, graph: &mut GraphProto) -> BTreeMap<String, Labels> {
-        let mut labels = BTreeMap::new();
+    /// Gives outputs that were strings the type of numbers, and adds the strings of each to `labels`.
+    ///
+    /// # Errors
+    /// Labels that are too long to be kept.
+    pub fn outputs(
+        &self,
+        graph: &mut GraphProto,
+        labels: &mut BTreeMap<String, Labels>,
+    ) -> Result<(), PrepareError> {
+        let mut total: u64 = labels.values().map(Labels::bytes).sum();
         for output in &mut graph.output {
+            if total > LABELS_MAX {
+                break;
+            }
             let Some((name, strings)) = output.name.as_ref().and_then(|name| self.of.get_key_value(name))
             else {
                 continue;
@@ -111,9 +136,12 @@ impl Texts {
             if let Some(TypeValue::Tensor(tensor)) = output.r#type.as_mut().and_then(|t| t.value.as_mut()) {
                 tensor.elem_type = Some(INT64 as i32);
             }
-            labels.insert(name.clone(), Labels::Strings(strings.clone()));
+            let strings = Labels::Strings(strings.to_vec());
+            total += strings.bytes();
+            labels.insert(name.clone(), strings);
         }
-        labels
+        let (what, got, max) = ("bytes of class labels", total, LABELS_MAX);
+        if got > max { Err(PrepareError::TooMany { what, got, max }) } else { Ok(()) }
     }
 }
 
@@ -136,6 +164,10 @@ pub fn zip_map(
         (true, false) => Labels::Strings(texts),
         _ => return Err(refusal(node, "it must have either integer or string class labels")),
     };
+    let (got, max) = (graph.output.len() as u64, build.limits().ports_max);
+    if got > max {
+        return Err(PrepareError::TooMany { what: "inputs or outputs", got, max });
+    }
     let Some(output) = graph.output.iter_mut().find(|o| o.name.as_deref() == Some(name)) else {
         return Err(refusal(node, "its output is not one of the model's"));
     };

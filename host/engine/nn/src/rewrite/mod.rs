@@ -61,11 +61,15 @@ pub fn rewrite(
 ) -> Result<Rewritten, PrepareError> {
     let mut found = Rewritten::default();
     let Some(graph) = &mut model.graph else { return Ok(found) };
-    let mut left = Left { nodes: limits.nodes_max.saturating_sub(nodes), bytes: limits.weights_bytes_max };
+    let mut left = Left {
+        nodes: limits.nodes_max.saturating_sub(nodes),
+        bytes: limits.weights_bytes_max,
+        reads: limits.weights_bytes_max,
+    };
     let mut counts = BTreeMap::new();
     let mut pass = Pass { texts: &mut texts, labels: &mut found.labels, counts: &mut counts, opset, limits };
     pass.graph(graph, &mut left, true)?;
-    found.labels.extend(texts.outputs(graph));
+    texts.outputs(graph, &mut found.labels)?;
     if !counts.is_empty() {
         let list: Vec<String> = counts.iter().map(|(op, count)| format!("{count} {op}")).collect();
         found.notes.push(format!("written as other operators: {}", list.join(", ")));
@@ -95,8 +99,9 @@ impl Pass<'_> {
         left: &mut Left,
         outermost: bool,
     ) -> Result<(), PrepareError> {
-        let mut build = Build::new(graph, self.opset, self.limits, *left);
-        for mut node in std::mem::take(&mut graph.node) {
+        let nodes = std::mem::take(&mut graph.node);
+        let mut build = Build::new(graph, &nodes, self.opset, self.limits, *left);
+        for mut node in nodes {
             each_inner_graph(&mut node, |inner| self.graph(inner, &mut build.left, false))?;
             self.node(&mut build, graph, node, outermost)?;
         }
@@ -112,6 +117,9 @@ impl Pass<'_> {
         outermost: bool,
     ) -> Result<(), PrepareError> {
         let texts = &mut *self.texts;
+        if node.op().contains("Integer") || node.op().contains("Linear") || node.op() == "QGemm" {
+            build.count_reads(&node)?;
+        }
         match (node.op_domain(), node.op()) {
             ("ai.onnx.ml", "ArrayFeatureExtractor") if outermost => encode::extractor(build, texts, &node),
             ("ai.onnx.ml", "LabelEncoder") if outermost => encode::labels(build, texts, &node),

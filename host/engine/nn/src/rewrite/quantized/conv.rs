@@ -57,7 +57,7 @@ struct Sums {
 fn sums(build: &mut Build<'_>, node: &NodeProto, places: [usize; 4]) -> Result<Sums, PrepareError> {
     let [x, weights, x_zero, weights_zero] = places;
     let (x, weights) = (input(node, x)?, input(node, weights)?);
-    let Some((dims, _, values)) = bytes_of(build, weights) else {
+    let Some((dims, _, values)) = weights_of(build, weights) else {
         return Err(refusal(node, "its weights are not constant"));
     };
     let (Some(&outputs), Some(&channels), true) = (dims.first(), dims.get(1), dims.len() >= 3) else {
@@ -82,7 +82,7 @@ fn sums(build: &mut Build<'_>, node: &NodeProto, places: [usize; 4]) -> Result<S
     let each = values.len() / outputs;
     let zero_of = |output: usize| zeros[if zeros.len() == 1 { 0 } else { output }];
     let moved: Vec<f32> =
-        values.iter().enumerate().map(|(place, v)| (v - zero_of(place / each)) as f32).collect();
+        values.iter().enumerate().map(|(place, v)| (i64::from(*v) - zero_of(place / each)) as f32).collect();
     let (x_value, x_max) = centred(build, node, x, optional(node, x_zero))?;
     let pieces = pieces(&moved, outputs, channels, EXACT_MAX / x_max)
         .ok_or_else(|| refusal(node, "its windows are too large to be summed exactly"))?;

@@ -117,12 +117,15 @@ fn constant(build: &Build<'_>, node: &NodeProto) -> Option<(Vec<i64>, Vec<f32>)>
         Some(zero) => ints_of(build.constant(zero)?)?,
         None => vec![0; scales.len()],
     };
-    let values = ints_of(tensor)?;
+    let values: Vec<i32> = match bytes_of(tensor) {
+        Some(bytes) => bytes.into_iter().map(i32::from).collect(),
+        None => ints_of(tensor)?.into_iter().map(|v| v as i32).collect(),
+    };
     let dims = tensor.dims.clone();
     if zeros.len() != scales.len() || scales.is_empty() {
         return None;
     }
-    let one = |value: i64, place: usize| (value - zeros[place]) as f32 * scales[place];
+    let one = |value: i32, place: usize| (i64::from(value) - zeros[place]) as f32 * scales[place];
     if scales.len() == 1 {
         return Some((dims, values.into_iter().map(|v| one(v, 0)).collect()));
     }

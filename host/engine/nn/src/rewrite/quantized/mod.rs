@@ -12,18 +12,16 @@ pub use conv::{integer as conv_integer, quantized as quantized_conv};
 pub use linear::{dequantize, dynamic, quantize};
 pub use product::{gemm, integer as product_integer, quantized as quantized_product};
 
-use super::attributes::{floats_of, input, ints_of, only_output, output, refusal};
+use super::attributes::{bytes_of, floats_of, input, ints_of, only_output, output, refusal};
 use super::build::{Build, FLOAT, INT8, INT32, UINT8};
 use crate::PrepareError;
 use crate::edit::int_attribute;
 use crate::onnx::*;
 
 /// A constant of 8-bit integers.
-fn bytes_of(build: &Build<'_>, name: &str) -> Option<(Vec<i64>, i64, Vec<i64>)> {
+fn weights_of(build: &Build<'_>, name: &str) -> Option<(Vec<i64>, i64, Vec<i16>)> {
     let tensor = build.constant(name)?;
-    let element = i64::from(tensor.data_type?);
-    matches!(element, UINT8 | INT8).then_some(())?;
-    Some((tensor.dims.clone(), element, ints_of(tensor)?))
+    Some((tensor.dims.clone(), i64::from(tensor.data_type?), bytes_of(tensor)?))
 }
 
 /// The numbers of a constant scale.

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What a pair of weights may add up to: 255 x 128 = 32,640 is within 16 bits.
-const PAIR_MAX: i64 = 128;
+const PAIR_MAX: i16 = 128;
 
 /// What part of the rows may have too much for the kernel of bytes to be used.
 const FEW: i64 = 4;
@@ -46,7 +46,7 @@ pub fn gemm(build: &mut Build<'_>, node: &NodeProto) -> Result<(), PrepareError>
     }
     let mut right = input(node, 3)?.to_owned();
     if node.int("transB").unwrap_or(0) != 0 {
-        let Some((dims, kind, values)) = bytes_of(build, &right) else {
+        let Some((dims, kind, values)) = weights_of(build, &right) else {
             return Err(refusal(node, "transB is supported for constant weights alone"));
         };
         let &[rows, columns] = &dims[..] else { return Err(refusal(node, "its weights are not a matrix")) };
@@ -130,9 +130,9 @@ fn by_floats(
     [left, right]: [&str; 2],
     [left_zero, right_zero]: [&Option<String>; 2],
 ) -> Result<Option<String>, PrepareError> {
-    let Some((dims, kind, values)) = bytes_of(build, right) else { return Ok(None) };
+    let Some((dims, kind, values)) = weights_of(build, right) else { return Ok(None) };
     let &[rows, columns] = &dims[..] else { return Ok(None) };
-    let signed: Vec<i64> = values.iter().map(|v| if kind == UINT8 { v - 128 } else { *v }).collect();
+    let signed: Vec<i16> = values.iter().map(|v| if kind == UINT8 { v - 128 } else { *v }).collect();
     let few = split(&dims, &signed).is_none_or(|(_, over, _)| over.len() as i64 <= rows / FEW);
     let zeros = right_zero.as_ref().map_or(Some(vec![0]), |zero| build.constant(zero).and_then(ints_of));
     let zeros = zeros.filter(|zeros| zeros.len() == 1 || zeros.len() as i64 == columns);
@@ -143,7 +143,7 @@ fn by_floats(
     let mut weights = Vec::with_capacity(values.len());
     for (place, value) in values.into_iter().enumerate() {
         let column = place % columns;
-        let weight = value - zeros[if zeros.len() == 1 { 0 } else { column }];
+        let weight = i64::from(value) - zeros[if zeros.len() == 1 { 0 } else { column }];
         sums[column] += weight.unsigned_abs();
         weights.push(weight as f32);
     }
@@ -172,10 +172,10 @@ fn plain(
     right_zero: Option<String>,
 ) -> Result<String, PrepareError> {
     let kind = element(build, node, right)?;
-    let constant = bytes_of(build, right);
+    let constant = weights_of(build, right);
     let (main, rest) = match constant {
         Some((dims, _, values)) => {
-            let signed: Vec<i64> = values.iter().map(|v| if kind == UINT8 { v - 128 } else { *v }).collect();
+            let signed: Vec<i16> = values.iter().map(|v| if kind == UINT8 { v - 128 } else { *v }).collect();
             match split(&dims, &signed) {
                 None => {
                     let inputs = operands(left, right, left_zero.as_deref(), right_zero.as_deref());
@@ -299,11 +299,11 @@ fn signed_zero(
 /// Weights [.., rows, columns] without what pairs of rows have too much: the weights, the numbers of the rows that had some (each
 /// twice), and what it was (the second of each pair of rows is zero). `None` where no pair has too much.
 #[allow(clippy::type_complexity)]
-fn split(dims: &[i64], weights: &[i64]) -> Option<(Vec<u8>, Vec<i64>, Vec<u8>)> {
+fn split(dims: &[i64], weights: &[i16]) -> Option<(Vec<u8>, Vec<i64>, Vec<u8>)> {
     let [.., rows, columns] = *dims else { return None };
     let (rows, columns) = (rows as usize, columns as usize);
     let matrix = rows * columns;
-    let excess = |first: i64, second: i64| match (first > 0, second > 0) {
+    let excess = |first: i16, second: i16| match (first > 0, second > 0) {
         (true, true) => (first + second - PAIR_MAX).max(0),
         (false, false) => (first + second + PAIR_MAX).min(0),
         _ => 0,
@@ -349,11 +349,12 @@ mod tests {
 
     #[test]
     fn what_a_pair_has_too_much_is_taken_apart_and_nothing_saturates() {
+        let short = |weights: &[i64]| weights.iter().map(|w| *w as i16).collect::<Vec<_>>();
         // Both signs, alone and in pairs, and an odd row at the end.
         let columns: [[i64; 5]; 4] =
             [[127, 127, -128, -128, 127], [64, 65, -64, -65, -128], [127, -128, -128, 127, 0], [1; 5]];
         let weights: Vec<i64> = (0..5).flat_map(|row| columns.map(|column| column[row])).collect();
-        let (main, rows, rest) = split(&[5, 4], &weights).expect("too much");
+        let (main, rows, rest) = split(&[5, 4], &short(&weights)).expect("too much");
         assert_eq!(rows, [1, 1, 3, 3]);
         let column = |bytes: &[u8], column: usize| -> Vec<i64> {
             bytes.iter().skip(column).step_by(4).map(|b| i64::from(*b as i8)).collect()
@@ -366,7 +367,7 @@ mod tests {
                 assert_eq!(total, exact, "{left:?} {weights:?}");
             }
         }
-        assert!(split(&[5, 1], &columns[3]).is_none());
-        assert!(split(&[5, 1], &columns[2]).is_none());
+        assert!(split(&[5, 1], &short(&columns[3])).is_none());
+        assert!(split(&[5, 1], &short(&columns[2])).is_none());
     }
 }
