@@ -102,6 +102,7 @@ def small_models():
     yield "linear-svc", svm.LinearSVC().fit(X, BINARY), X
     yield "svr", svm.SVR().fit(X[:20], Y[:20]), X
     yield "gaussian-nb", naive_bayes.GaussianNB().fit(X, MULTI), X
+    yield "knn-regressor", neighbors.KNeighborsRegressor(3).fit(X[:20], Y[:20]), X
     yield "tree-names", tree.DecisionTreeClassifier(max_depth=3, random_state=1).fit(X, NAMES), X
     yield "forest-multi", ensemble.RandomForestClassifier(3, max_depth=3, random_state=1).fit(X, MULTI), X
     yield "forest-regressor", ensemble.RandomForestRegressor(3, max_depth=3, random_state=1).fit(X, Y), X

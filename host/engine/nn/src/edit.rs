@@ -10,8 +10,12 @@ pub struct Editor {
 }
 
 impl Editor {
-    /// For a graph whose nodes are these.
-    pub fn new(graph: &GraphProto, nodes: &[NodeProto]) -> Self {
+    pub fn new(graph: &GraphProto) -> Self {
+        Self::of(graph, &graph.node)
+    }
+
+    /// For a graph whose nodes, taken out of it, are these.
+    pub fn of(graph: &GraphProto, nodes: &[NodeProto]) -> Self {
         let mut taken: HashSet<String> = nodes.iter().flat_map(|n| n.output.iter().cloned()).collect();
         taken.extend(graph.initializer.iter().filter_map(|t| t.name.clone()));
         taken.extend(graph.input.iter().filter_map(|i| i.name.clone()));

@@ -46,7 +46,7 @@ pub fn prepare(
     let source_bytes = bytes.len() as u64;
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
-    let texts = rewrite::begin(&mut model);
+    let texts = rewrite::begin(&mut model, limits)?;
     let given = check::model(&model, limits)?;
     let rewritten = rewrite::rewrite(&mut model, texts, given.opset, given.nodes, limits)?;
     let checked = check::model(&model, limits)?;

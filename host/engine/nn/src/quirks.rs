@@ -15,7 +15,7 @@ const BOOL: i64 = 9;
 pub fn rewrite(graph: &mut GraphProto) -> Result<(), PrepareError> {
     let ranks: HashMap<String, usize> =
         graph.initializer.iter().filter_map(|t| Some((t.name.clone()?, t.dims.len()))).collect();
-    let mut editor = Editor::new(graph, &graph.node);
+    let mut editor = Editor::new(graph);
     for mut node in std::mem::take(&mut graph.node) {
         each_inner_graph(&mut node, rewrite)?;
         refuse(&node, graph)?;

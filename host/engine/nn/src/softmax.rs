@@ -16,7 +16,7 @@ pub fn rewrite(graph: &mut GraphProto, opset: i64) -> usize {
         return 0;
     }
     let ranks = known_ranks(graph);
-    let mut editor = Editor::new(graph, &graph.node);
+    let mut editor = Editor::new(graph);
     let mut changed = 0;
     for mut node in std::mem::take(&mut graph.node) {
         let Ok(()) = each_inner_graph(&mut node, |inner| -> Result<(), Infallible> {

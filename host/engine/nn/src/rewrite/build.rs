@@ -51,6 +51,14 @@ pub struct Left {
     pub reads: u64,
 }
 
+impl Left {
+    /// What limits leave to a model that has some nodes.
+    pub fn of(limits: &ModelLimits, nodes: u64) -> Self {
+        let bytes = limits.weights_bytes_max;
+        Self { nodes: limits.nodes_max.saturating_sub(nodes), bytes, reads: bytes }
+    }
+}
+
 impl<'l> Build<'l> {
     /// Takes the weights of a graph, whose nodes have been taken, out of it; [`Build::finish`] puts all back.
     pub fn new(
@@ -60,7 +68,7 @@ impl<'l> Build<'l> {
         limits: &'l ModelLimits,
         left: Left,
     ) -> Self {
-        let editor = Editor::new(graph, nodes);
+        let editor = Editor::of(graph, nodes);
         let mut known = HashMap::new();
         for value in graph.input.iter().chain(&graph.output).chain(&graph.value_info) {
             if let Some(name) = &value.name {

@@ -13,6 +13,7 @@ mod linear;
 mod post;
 mod quantized;
 mod scale;
+mod scan;
 mod svm;
 mod trees;
 
@@ -37,15 +38,30 @@ pub struct Rewritten {
     pub labels: BTreeMap<String, Labels>,
 }
 
-/// Makes a model that the check of soundness reads: strings become numbers, and an operator set is imported.
-pub fn begin(model: &mut ModelProto) -> Texts {
-    let Some(graph) = &mut model.graph else { return Texts::default() };
+/// Makes a model that the check of soundness reads: strings become numbers, an operator set is imported, and Scan is replaced
+/// where it is no loop.
+///
+/// # Errors
+/// A model that becomes too large.
+pub fn begin(model: &mut ModelProto, limits: &ModelLimits) -> Result<Texts, PrepareError> {
+    let Some(graph) = &mut model.graph else { return Ok(Texts::default()) };
     let is_default = |o: &OperatorSetIdProto| matches!(o.domain.as_deref(), None | Some("" | "ai.onnx"));
     let needs_none = graph.node.iter().all(|n| !n.op_domain().is_empty());
     if needs_none && !model.opset_import.is_empty() && !model.opset_import.iter().any(is_default) {
         model.opset_import.push(OperatorSetIdProto { domain: None, version: Some(OPSET) });
     }
-    Texts::take(graph)
+    if graph.node.iter().any(|n| n.is("Scan")) {
+        let opset = model.opset_import.iter().find(|o| is_default(o)).and_then(|o| o.version);
+        let nodes = std::mem::take(&mut graph.node);
+        let mut build = Build::new(graph, &nodes, opset.unwrap_or_default(), limits, Left::of(limits, 0));
+        for node in nodes {
+            if !node.is("Scan") || !scan::distances(&mut build, &node)? {
+                build.keep(node);
+            }
+        }
+        build.finish(graph);
+    }
+    Ok(Texts::take(graph))
 }
 
 /// Rewrites a model that was checked. `nodes` and `bytes` are what it has already, of what `limits` allow.
@@ -61,11 +77,7 @@ pub fn rewrite(
 ) -> Result<Rewritten, PrepareError> {
     let mut found = Rewritten::default();
     let Some(graph) = &mut model.graph else { return Ok(found) };
-    let mut left = Left {
-        nodes: limits.nodes_max.saturating_sub(nodes),
-        bytes: limits.weights_bytes_max,
-        reads: limits.weights_bytes_max,
-    };
+    let mut left = Left::of(limits, nodes);
     let mut counts = BTreeMap::new();
     let mut pass = Pass { texts: &mut texts, labels: &mut found.labels, counts: &mut counts, opset, limits };
     pass.graph(graph, &mut left, true)?;
