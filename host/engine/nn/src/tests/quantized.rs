@@ -157,3 +157,32 @@ fn weights_that_are_computed_are_split() {
     let x = Tensor { ty: TensorType::U8, shape: vec![40, 40], data: vec![255; 1600] };
     assert_eq!(as_i32s(&run(&model(13, graph), x)[0]), [255 * 255 * 40; 1600]);
 }
+
+#[test]
+fn weights_of_no_elements_and_of_any_dimensions_are_no_panic() {
+    for dims in [[0, 1 << 40, 1 << 40], [1 << 40, 0, 1 << 40]] {
+        let output = port("y", INT32, &[0]);
+        let inputs = ["x", "w"];
+        let product =
+            one(node("MatMulInteger", &inputs, "y"), &[0, 2], vec![bytes("w", INT8, &dims, &[])], output);
+        let floats = floats("s", &[2], &[1.0; 2]);
+        let mut scaled = product.clone();
+        let graph = scaled.graph.as_mut().expect("a graph");
+        graph.node[0] = node("DequantizeLinear", &["w", "s"], "y");
+        graph.output = vec![port("y", 1, &[0])];
+        graph.initializer.push(floats);
+        let limits = ModelLimits::default();
+        for mut model in [product, scaled] {
+            let texts = rewrite::begin(&mut model, &limits).expect("begun");
+            rewrite::rewrite(&mut model, texts, 13, 1, &limits).expect("rewritten");
+        }
+    }
+}
+
+#[test]
+fn an_axis_that_is_none_is_refused() {
+    let mut hardmax = node("Hardmax", &["x"], "y");
+    hardmax.attribute.push(int("axis", i64::MAX));
+    let error = refused(&unary(13, hardmax, 1, &[0, 3])).to_string();
+    assert!(error.contains("there is no axis"), "{error}");
+}

@@ -88,6 +88,9 @@ pub fn hardmax(body: &mut Body<'_, '_>) -> Result<(), PrepareError> {
             return Err(refusal(body.node, "before opset 13 it is supported along the last dimension alone"));
         }
     }
+    if !(-16..16).contains(&axis) {
+        return Err(refusal(body.node, &format!("there is no axis {axis}")));
+    }
     let attributes = vec![int_attribute("axis", axis), int_attribute("keepdims", 0)];
     let place = body.op_with("ArgMax", &[&x], attributes)?;
     let count = body.dims(&x, axis, if axis == -1 { i64::from(i32::MAX) } else { axis + 1 })?;

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Scales of one node, at most.
+const SCALES_MAX: usize = 1 << 18;
+
 /// The engine multiplies by the inverse of the scale, where ONNX divides: the division comes first, unless the inverse is exact.
 pub fn quantize(build: &mut Build<'_>, node: NodeProto) -> Result<(), PrepareError> {
     let (x, scale) = (input(&node, 0)?, input(&node, 1)?);
@@ -20,7 +23,9 @@ pub fn quantize(build: &mut Build<'_>, node: NodeProto) -> Result<(), PrepareErr
                 }
                 _ => return Err(unknown(&node)),
             };
-            let count = dims.iter().product::<i64>().clamp(0, 1 << 24) as usize;
+            let count = dims.first().copied().unwrap_or(1);
+            let count =
+                usize::try_from(count).ok().filter(|n| *n <= SCALES_MAX).ok_or_else(|| unknown(&node))?;
             build.tensor(&node, stated.unwrap_or(UINT8), &dims, vec![0; count])?
         }
     };
@@ -40,6 +45,7 @@ pub fn quantize(build: &mut Build<'_>, node: NodeProto) -> Result<(), PrepareErr
     }
     let axis = node.int("axis").unwrap_or(1);
     let [Some(count)] = shape[..] else { return Err(unknown(&node)) };
+    let count = usize::try_from(count).ok().filter(|n| *n <= SCALES_MAX).ok_or_else(|| unknown(&node))?;
     let after = match build.known(&x).rank() {
         _ if axis < 0 => axis.unsigned_abs() as usize - 1,
         Some(rank) if (axis as usize) < rank => rank - 1 - axis as usize,
@@ -49,7 +55,7 @@ pub fn quantize(build: &mut Build<'_>, node: NodeProto) -> Result<(), PrepareErr
     let scale = build.reshape(&node, scale, &column)?;
     let value = build.op(&node, "Div", &[&x, &scale], vec![])?;
     // With several scales the engine holds floats within the bounds of bytes as they are.
-    let ones = build.floats(&node, &[count as i64], &vec![1.0; count.min(1 << 24) as usize])?;
+    let ones = build.floats(&node, &[count as i64], &vec![1.0; count])?;
     let kind = element(build, &node, &zero)?;
     let output = only_output(&node)?;
     build.state_element(output, kind);
@@ -58,7 +64,7 @@ pub fn quantize(build: &mut Build<'_>, node: NodeProto) -> Result<(), PrepareErr
 }
 
 fn unknown(node: &NodeProto) -> PrepareError {
-    refusal(node, "the shape of its scale or input is not stated")
+    refusal(node, "the shape of its scale or input is not stated, or too large")
 }
 
 /// The engine's scale and zero point; the numbers are quantised by them with a division.
@@ -122,7 +128,7 @@ fn constant(build: &Build<'_>, node: &NodeProto) -> Option<(Vec<i64>, Vec<f32>)>
         None => ints_of(tensor)?.into_iter().map(|v| v as i32).collect(),
     };
     let dims = tensor.dims.clone();
-    if zeros.len() != scales.len() || scales.is_empty() {
+    if zeros.len() != scales.len() || scales.is_empty() || values.is_empty() {
         return None;
     }
     let one = |value: i32, place: usize| (i64::from(value) - zeros[place]) as f32 * scales[place];

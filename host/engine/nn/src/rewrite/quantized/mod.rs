@@ -89,7 +89,7 @@ fn ratio(
 fn divide(build: &mut Build<'_>, of: &NodeProto, value: &str, scale: &str) -> Result<String, PrepareError> {
     let shape = build.known(value).shape.unwrap_or_default();
     let wide = shape.iter().rev().zip(0..).find_map(|(dim, after)| {
-        dim.filter(|count| (2..=1 << 16).contains(count)).map(|count| (count as i64, after))
+        dim.filter(|count| (2..=1 << 13).contains(count)).map(|count| (count as i64, after))
     });
     let Some((count, after)) = wide else {
         let two = build.ints(of, &[1], &[2])?;

@@ -301,6 +301,9 @@ fn signed_zero(
 #[allow(clippy::type_complexity)]
 fn split(dims: &[i64], weights: &[i16]) -> Option<(Vec<u8>, Vec<i64>, Vec<u8>)> {
     let [.., rows, columns] = *dims else { return None };
+    if weights.is_empty() {
+        return None;
+    }
     let (rows, columns) = (rows as usize, columns as usize);
     let matrix = rows * columns;
     let excess = |first: i16, second: i16| match (first > 0, second > 0) {
@@ -311,9 +314,6 @@ fn split(dims: &[i64], weights: &[i16]) -> Option<(Vec<u8>, Vec<i64>, Vec<u8>)> 
     let at = |start: usize, row: usize, column: usize| {
         excess(weights[start + (row - 1) * columns + column], weights[start + row * columns + column])
     };
-    if matrix == 0 {
-        return None;
-    }
     let starts: Vec<usize> = (0..weights.len()).step_by(matrix).collect();
     let has =
         |row: &usize| starts.iter().any(|start| (0..columns).any(|column| at(*start, *row, column) != 0));
