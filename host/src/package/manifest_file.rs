@@ -8,9 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use vesta_core::limits::{self, Limits};
-use vesta_core::manifest::{
-    Batch, BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Precision, Scaling,
-};
+use vesta_core::manifest::{Batch, BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Precision, Scaling};
 use vesta_core::sample::Sample;
 use vesta_core::{Digest, FunctionName};
 

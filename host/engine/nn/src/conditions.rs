@@ -5,7 +5,7 @@ use crate::onnx::*;
 
 /// The names that the table may use.
 #[cfg(test)]
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 14] = [
     "channel axis",
     "full sequences",
     "indices known",
@@ -15,7 +15,6 @@ pub const NAMES: [&str; 15] = [
     "one output",
     "some infinity",
     "reduces",
-    "seven bits",
     "slice",
     "stated target",
     "whole lengths",
@@ -58,10 +57,6 @@ pub fn check(name: &str, node: &NodeProto, opset: i64, facts: &Facts) -> Result<
         "reduces" => (
             node.int("noop_with_empty_axes").unwrap_or(0) == 0,
             "with noop_with_empty_axes the engine gives the input as it is",
-        ),
-        "seven bits" => (
-            facts.input(node, 1).is_some_and(|f| f.seven_bits),
-            "products of 8 bits are right on every processor only if the second input is a constant of int8 from -64 to 64",
         ),
         "slice" => (
             is.slice(),

@@ -11,10 +11,15 @@ pub struct Editor {
 
 impl Editor {
     pub fn new(graph: &GraphProto) -> Self {
-        let mut taken: HashSet<String> = graph.node.iter().flat_map(|n| n.output.iter().cloned()).collect();
+        Self::of(graph, &graph.node)
+    }
+
+    /// For a graph whose nodes, taken out of it, are these.
+    pub fn of(graph: &GraphProto, nodes: &[NodeProto]) -> Self {
+        let mut taken: HashSet<String> = nodes.iter().flat_map(|n| n.output.iter().cloned()).collect();
         taken.extend(graph.initializer.iter().filter_map(|t| t.name.clone()));
         taken.extend(graph.input.iter().filter_map(|i| i.name.clone()));
-        Self { nodes: Vec::with_capacity(graph.node.len()), taken }
+        Self { nodes: Vec::with_capacity(nodes.len()), taken }
     }
 
     /// A name that the graph does not use, made from that of a value.

@@ -26,8 +26,6 @@ pub struct Fact {
     pub floats: Option<Vec<f32>>,
     /// Whether it is a constant of any size.
     pub constant: bool,
-    /// Whether it is a constant of int8 from -64 to 64: of two products with 8 bits the sum then fits into 16.
-    pub seven_bits: bool,
 }
 
 impl Fact {
@@ -43,9 +41,7 @@ impl Fact {
         let element = tensor.data_type.and_then(Element::from_number);
         let dims: Vec<Dim> = tensor.dims.iter().map(|d| u64::try_from(*d).ok()).collect();
         let count = dims.iter().try_fold(1u64, |n, d| n.checked_mul((*d)?));
-        let seven_bits = element == Some(Element::Int8)
-            && ints(tensor, Element::Int8).iter().all(|v| (-64..=64).contains(v));
-        let mut fact = Self { element, dims: Some(dims), constant: true, seven_bits, ..Self::default() };
+        let mut fact = Self { element, dims: Some(dims), constant: true, ..Self::default() };
         if count.is_some_and(|n| n <= CONSTANT_MAX as u64) {
             match element {
                 Some(Element::Float) => fact.floats = Some(floats(tensor)),

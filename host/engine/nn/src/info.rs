@@ -1,7 +1,8 @@
 //! What is known of a prepared model, and the bounds of what is prepared.
 
-use crate::Signature;
+use crate::{Labels, Signature};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Description of a prepared model; written beside it as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,10 @@ pub struct ModelInfo {
     /// where its manifest allows it.
     #[serde(default)]
     pub reduced: Vec<String>,
+    /// Names of classes, by output: of its columns, or, where the output is numbers of classes, of these. An output that the
+    /// model has as strings or as a map is such a one.
+    #[serde(default)]
+    pub labels: BTreeMap<String, Labels>,
     /// What the preparation changed or noticed, for people.
     #[serde(default)]
     pub notes: Vec<String>,

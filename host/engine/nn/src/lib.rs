@@ -26,6 +26,7 @@ mod packed;
 mod precision;
 mod prepare;
 mod quirks;
+mod rewrite;
 mod rten;
 mod samples;
 mod shapes;
@@ -39,6 +40,7 @@ pub mod worker;
 pub use error::{LoadError, PrepareError, RunError};
 pub use info::{Batching, DryRun, Lookup, ModelInfo, ModelLimits, PackedForm};
 pub use prepare::{compat, prepare, read_info, try_prepared};
+pub use rewrite::Labels;
 pub use rten::{ENVIRONMENT, Rten};
 pub use tensor::{PORT_NAME_BYTES_MAX, Port, Signature, Tensor, TensorError, TensorType, bytes as bytes_of};
 

@@ -6,7 +6,7 @@ use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError,
     Signature, TensorType, WEIGHTS_FILE, batching, check, depth, dry_run, mapped, names, precision, quirks,
-    rten, softmax, table, wire,
+    rewrite, rten, softmax, table, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -48,7 +48,10 @@ pub fn prepare(
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
     names::give(&mut model);
+    let texts = rewrite::begin(&mut model, limits)?;
     let assumed = check::assume_opset(&mut model)?;
+    let given = check::model(&model, limits)?;
+    let rewritten = rewrite::rewrite(&mut model, texts, given.opset, given.nodes, limits)?;
     let checked = check::model(&model, limits)?;
     check_operators(&model, &checked)?;
     let producer = [&model.producer_name, &model.producer_version]
@@ -58,7 +61,7 @@ pub fn prepare(
         .to_owned();
     let graph = model.graph.get_or_insert_default();
     let signature = signature(graph, limits)?;
-    let mut notes = Vec::new();
+    let mut notes = rewritten.notes;
     if let Some(opset) = assumed {
         notes.push(format!("it imports no opset of the default domain; {opset} is assumed"));
     }
@@ -84,8 +87,8 @@ pub fn prepare(
         signature,
         opset: checked.opset,
         producer,
-        nodes: checked.nodes,
-        parameters: checked.parameters,
+        nodes: given.nodes,
+        parameters: given.parameters,
         source_bytes,
         graph_bytes,
         weights_bytes: weights.bytes,
@@ -95,6 +98,7 @@ pub fn prepare(
         packed: None,
         batching: None,
         reduced,
+        labels: rewritten.labels,
         notes,
     };
     // The trial loads the directory as any later load does, so the description has to be there.

@@ -33,15 +33,28 @@ impl Kind {
     }
 }
 
+/// What a message counts as.
+const MESSAGE: u64 = 16;
+
+/// What a field counts as. Elements of an attribute's lists (7 floats, 8 integers, 9 strings) take the memory of a number or of a
+/// string, where a message takes that of its structure: tree ensembles have millions.
+fn cost(kind: Kind, field: u64) -> u64 {
+    match (kind, field) {
+        (Kind::Attribute, 7 | 8) => 2,
+        (Kind::Attribute, 9) => 6,
+        _ => MESSAGE,
+    }
+}
+
 /// Prost refuses deeper nesting too; the walk must not recurse further than it.
 const DEPTH_MAX: u32 = 100;
 
-/// Walks all of `data`, with at most `max` fields.
+/// Walks all of `data`, with at most `max` fields; elements of lists count as a part of one.
 pub fn check(data: &[u8], max: u64) -> Result<(), PrepareError> {
     if data.is_empty() {
         return Err(PrepareError::Truncated("it is empty".into()));
     }
-    let mut walk = Walk { left: max, max };
+    let mut walk = Walk { left: max.saturating_mul(MESSAGE), max };
     walk.message(data, Kind::Model, 0)
 }
 
@@ -57,14 +70,14 @@ impl Walk {
         }
         let mut seen_version = false;
         while !data.is_empty() {
-            self.left = self.left.checked_sub(1).ok_or(PrepareError::TooMany {
+            let damaged = |what: &str| damaged(kind, seen_version, what);
+            let tag = varint(&mut data).ok_or_else(|| damaged("a field's number is cut off"))?;
+            let (field, wire_type) = (tag >> 3, tag & 7);
+            self.left = self.left.checked_sub(cost(kind, field)).ok_or(PrepareError::TooMany {
                 what: "messages",
                 got: self.max.saturating_add(1),
                 max: self.max,
             })?;
-            let damaged = |what: &str| damaged(kind, seen_version, what);
-            let tag = varint(&mut data).ok_or_else(|| damaged("a field's number is cut off"))?;
-            let (field, wire_type) = (tag >> 3, tag & 7);
             if kind == Kind::Model && !matches!(field, 1..=8 | 14 | 20 | 25 | 26) {
                 return Err(PrepareError::NotOnnx(format!("a model has no field {field}")));
             }

@@ -2,11 +2,17 @@
 
 use super::ints;
 use crate::edit::{Editor, float_attribute, int_attribute};
-use crate::facts::Facts;
+use crate::facts::{Fact, Facts};
 use crate::onnx::*;
 
 /// Divides first; the scale is 1 then.
 pub fn linear(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
+    let is_one = |fact: &Fact| fact.floats.as_ref().is_some_and(|all| all.iter().all(|scale| *scale == 1.0));
+    if node.input.get(2).is_some_and(|zero| !zero.is_empty()) && facts.input(&node, 1).is_some_and(is_one) {
+        // Nothing is divided.
+        editor.nodes.push(node);
+        return;
+    }
     let (input, scale, output) = (node.input[0].clone(), node.input[1].clone(), node.output[0].clone());
     let many = facts
         .input(&node, 1)

@@ -4,10 +4,14 @@ pub(crate) mod build;
 mod confine;
 mod digits;
 mod exact;
+mod exported;
+mod functions;
 mod hostile;
 #[path = "../../../../../tests/support/mutate.rs"]
 mod mutate;
 mod mutated;
+mod quantized;
 mod refusals;
+mod rewrites;
 mod runs;
 mod weights;

@@ -6,13 +6,14 @@ use crate::tests::mutate;
 use crate::worker::wire::{
     Answer, Control, MESSAGE_BYTES_MAX, Place, Reply, Request, Spent, lay_out, receive,
 };
-use crate::{ModelLimits, TensorType, check, depth, quirks, softmax, wire};
+use crate::{ModelLimits, TensorType, check, depth, quirks, rewrite, softmax, wire};
 use prost::Message;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, send as send_bytes, socketpair,
 };
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 #[test]
 fn a_model_that_was_changed_at_random_is_read_or_refused() {
@@ -23,14 +24,51 @@ fn a_model_that_was_changed_at_random_is_read_or_refused() {
         if wire::check(bytes, limits.messages_max).is_err() {
             return;
         }
-        let Ok(mut model) = ModelProto::decode(bytes) else { return };
-        let Ok(checked) = check::model(&model, &limits) else { return };
-        let graph = model.graph.get_or_insert_default();
-        if quirks::rewrite(graph, 17).is_ok() {
-            softmax::rewrite(graph, checked.opset);
-            depth::of(graph);
+        let Ok(model) = ModelProto::decode(bytes) else { return };
+        read(model, &limits);
+    });
+}
+
+#[test]
+fn models_of_operators_that_are_rewritten_changed_at_random_are_read_or_refused() {
+    let limits = ModelLimits { weights_bytes_max: 1 << 24, ..ModelLimits::default() };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/conformance");
+    let files = [
+        "classic/tree-names",
+        "classic/xgboost-multi",
+        "classic/lightgbm-binary",
+        "classic/imputer-logistic-names",
+        "classic/gaussian-nb",
+        "classic/knn-regressor",
+        "classic/svr",
+        "quantized/dynamic-QInt8-True",
+        "quantized/static-QDQ-QUInt8-QInt8-True",
+        "quantized/static-QOperator-QInt8-QInt8-True",
+    ];
+    let models = files.map(|name| std::fs::read(folder.join(name).join("model.onnx")).expect("a model"));
+    let models: Vec<&[u8]> = models.iter().map(Vec::as_slice).collect();
+    mutate::each(&models, |bytes| {
+        if wire::check(bytes, limits.messages_max).is_ok()
+            && let Ok(model) = ModelProto::decode(bytes)
+        {
+            read(model, &limits);
         }
     });
+}
+
+/// Judges and rewrites a model, as far as it is sound.
+fn read(mut model: ModelProto, limits: &ModelLimits) {
+    let Ok(texts) = rewrite::begin(&mut model, limits) else { return };
+    let Ok(given) = check::model(&model, limits) else { return };
+    if rewrite::rewrite(&mut model, texts, given.opset, given.nodes, limits).is_err() {
+        return;
+    }
+    let Ok(checked) = check::model(&model, limits) else { return };
+    let graph = model.graph.get_or_insert_default();
+    if quirks::rewrite(graph, checked.opset).is_ok() {
+        softmax::rewrite(graph, checked.opset);
+        depth::of(graph);
+    }
 }
 
 #[test]
