@@ -18,6 +18,7 @@ mod deploy;
 mod documents;
 mod drain;
 mod engine_floors;
+mod engines;
 mod examples;
 mod exhaustion;
 mod full_disk;

@@ -67,6 +67,13 @@ impl Package {
         self
     }
 
+    /// A key of the last model.
+    pub fn of_model(mut self, key: &str, value: Value) -> Self {
+        let models = self.manifest["models"].as_array_mut().expect("an array");
+        models.last_mut().expect("a model")[key] = value;
+        self
+    }
+
     /// One of the manifest's limits.
     pub fn limit(mut self, field: &str, value: u64) -> Self {
         self.manifest["limits"][field] = json!(value);

@@ -114,7 +114,14 @@ mod tests {
 
     fn checked(samples: Vec<Sample>) -> Result<(), String> {
         let blob = BlobRef { digest: Digest::from_bytes([1; 32]), size: 1 };
-        let model = ModelRef { name: "m".into(), encoding: Encoding::Onnx, blob, threads: 1, samples };
+        let model = ModelRef {
+            name: "m".into(),
+            encoding: Encoding::Onnx,
+            blob,
+            threads: 1,
+            engine: Default::default(),
+            samples,
+        };
         check(2, &model).map_err(|e| e.to_string())
     }
 

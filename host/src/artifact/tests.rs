@@ -180,6 +180,7 @@ fn manifest(component: &[u8], model: &[u8]) -> PackageManifest {
             encoding: Encoding::Onnx,
             blob: blob(model),
             threads: 1,
+            engine: Default::default(),
             samples: Vec::new(),
         }],
         limits: vesta_core::limits::Limits::default(),

@@ -122,6 +122,11 @@ pub struct ModelSignature {
     pub inputs: Vec<Port>,
     #[serde(default)]
     pub outputs: Vec<Port>,
+    /// The engine that runs it, and why that one. Versions of before ONNX Runtime have neither.
+    #[serde(default)]
+    pub engine: Option<String>,
+    #[serde(default)]
+    pub engine_reason: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -142,7 +147,11 @@ impl ModelSignature {
             format!("{} {}[{}]", p.name, p.element, dims.collect::<Vec<_>>().join(","))
         };
         let ports = |ports: &[Port]| ports.iter().map(port).collect::<Vec<_>>().join(", ");
-        super::output::printable(&format!("takes {}; gives {}", ports(&self.inputs), ports(&self.outputs)))
+        let mut text = format!("takes {}; gives {}", ports(&self.inputs), ports(&self.outputs));
+        if let Some(engine) = &self.engine {
+            text += &format!("; runs on {engine}: {}", self.engine_reason.as_deref().unwrap_or("-"));
+        }
+        super::output::printable(&text)
     }
 }
 
@@ -188,6 +197,9 @@ mod tests {
             r#"{"name":"m","inputs":[{"name":"x","type":"f32","shape":[null,64]}],"outputs":[{"name":"y"}]}"#;
         let signature: ModelSignature = serde_json::from_str(json).expect("read");
         assert_eq!(signature.describe(), "takes x f32[?,64]; gives y []");
+        let engine =
+            ModelSignature { engine: Some("rten".into()), engine_reason: Some("so".into()), ..signature };
+        assert_eq!(engine.describe(), "takes x f32[?,64]; gives y []; runs on rten: so");
     }
 
     #[test]

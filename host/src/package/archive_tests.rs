@@ -20,6 +20,7 @@ fn manifest() -> PackageManifest {
             encoding: Encoding::Onnx,
             blob: blob_of(MODEL),
             threads: 1,
+            engine: Default::default(),
             samples: Vec::new(),
         }],
         limits: Limits::default(),

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use vesta_core::limits::{self, Limits};
-use vesta_core::manifest::{BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Scaling};
+use vesta_core::manifest::{BlobRef, Encoding, EngineChoice, FORMAT, ModelRef, PackageManifest, Scaling};
 use vesta_core::sample::Sample;
 use vesta_core::{Digest, FunctionName};
 
@@ -43,6 +43,7 @@ pub struct ModelFile {
     pub file: PathBuf,
     pub encoding: Encoding,
     pub threads: u32,
+    pub engine: EngineChoice,
     pub samples: Vec<Sample>,
     line: usize,
 }
@@ -87,6 +88,7 @@ impl ManifestFile {
             encoding: model.encoding,
             blob,
             threads: model.threads,
+            engine: model.engine,
             samples: model.samples.clone(),
         });
         PackageManifest {
@@ -173,24 +175,34 @@ fn read_model(document: &Document<'_>, mut section: Section<'_, '_>) -> Option<M
     let name = section.required_string("name");
     let file_key = section.key("file");
     let file = section.required_string("file").and_then(|text| safe_path(document, &file_key, &text));
-    let encoding_key = section.key("encoding");
-    let encoding = match section.string("encoding") {
-        Some(text) => Encoding::deserialize(text.as_str().into_deserializer())
-            .map_err(|e: serde::de::value::Error| document.problem_at(&encoding_key, e.to_string()))
-            .ok(),
-        None => Some(Encoding::Onnx),
-    };
+    let encoding = read_word(document, &mut section, "encoding", Encoding::Onnx);
+    let engine = read_word(document, &mut section, "engine", EngineChoice::Auto);
     let threads = small(section.integer("threads", limits::THREADS), 1);
     let samples: Vec<_> = section.sections("sample").into_iter().map(read_sample).collect();
-    section.finish(&["name", "file", "encoding", "threads", "sample"]);
+    section.finish(&["name", "file", "encoding", "threads", "engine", "sample"]);
     Some(ModelFile {
         name: name?,
         file: file?,
         encoding: encoding?,
         threads,
+        engine: engine?,
         samples: samples.into_iter().collect::<Option<_>>()?,
         line: document.line_of(&file_key),
     })
+}
+
+/// One of a few words.
+fn read_word<T: for<'d> Deserialize<'d>>(
+    document: &Document<'_>,
+    section: &mut Section<'_, '_>,
+    name: &str,
+    default: T,
+) -> Option<T> {
+    let key = section.key(name);
+    let Some(text) = section.string(name) else { return Some(default) };
+    T::deserialize(text.as_str().into_deserializer())
+        .map_err(|e: serde::de::value::Error| document.problem_at(&key, e.to_string()))
+        .ok()
 }
 
 fn read_sample(mut section: Section<'_, '_>) -> Option<Sample> {

@@ -6,8 +6,8 @@ use crate::guess::Guesses;
 use crate::onnx::ModelProto;
 use crate::worker::STACK_BYTES;
 use crate::{
-    Backend, DryRun, GRAPH_FILE, Graph, LoadError, ModelLimits, Port, PrepareError, PreparedFiles, Rten,
-    Signature, Tensor, samples,
+    Backend, DryRun, GRAPH_FILE, Graph, LoadError, ModelLimits, Port, PrepareError, PreparedFiles, Signature,
+    Tensor, onnx_runtime, samples,
 };
 use prost::Message;
 use std::io;
@@ -16,14 +16,37 @@ use std::thread;
 use std::time::Instant;
 use vesta_core::sample::Sample;
 
+/// What is known of the inputs before the trial.
+pub enum Given<'a> {
+    /// Those of a manifest; what they leave out is made up.
+    Samples(&'a [Sample]),
+    /// All of them.
+    Tensors(Vec<(String, Tensor)>),
+}
+
+/// A run at deploy, with what went in and what came out.
+pub struct Trial {
+    pub run: DryRun,
+    pub inputs: Vec<(String, Tensor)>,
+    pub outputs: Vec<(String, Tensor)>,
+}
+
+impl Trial {
+    /// Keeps it in a file of this folder.
+    pub fn keep(self, dir: &Path) -> Result<(), PrepareError> {
+        onnx_runtime::keep(dir, &self.run, self.inputs, self.outputs)
+    }
+}
+
 /// Loads a prepared directory and runs it, on a stack as large as those of a worker.
 pub fn run(
+    engine: &dyn Backend,
     dir: &Path,
     signature: &Signature,
-    samples: &[Sample],
+    given: Given<'_>,
     limits: &ModelLimits,
-) -> Result<DryRun, PrepareError> {
-    let trial = || trial(dir, signature, samples, limits);
+) -> Result<Trial, PrepareError> {
+    let trial = || trial(engine, dir, signature, given, limits);
     thread::scope(|scope| {
         let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, trial);
         let thread = thread.map_err(|source| PrepareError::Io { action: "start a thread", source })?;
@@ -32,14 +55,24 @@ pub fn run(
 }
 
 fn trial(
+    engine: &dyn Backend,
     dir: &Path,
     signature: &Signature,
-    samples: &[Sample],
+    given: Given<'_>,
     limits: &ModelLimits,
-) -> Result<DryRun, PrepareError> {
-    let given = samples::tensors(signature, samples)?;
+) -> Result<Trial, PrepareError> {
+    let given = match given {
+        Given::Samples(samples) => samples::tensors(signature, samples)?,
+        Given::Tensors(mut tensors) => {
+            let mut take = |port: &Port| {
+                let at = tensors.iter().position(|(name, _)| *name == port.name)?;
+                Some(tensors.swap_remove(at).1)
+            };
+            signature.inputs.iter().map(&mut take).collect()
+        }
+    };
     let start = Instant::now();
-    let graph = PreparedFiles::open(dir).and_then(|files| Rten.load(files)).map_err(|e| match e {
+    let graph = PreparedFiles::open(dir).and_then(|files| engine.load(files)).map_err(|e| match e {
         LoadError::Engine(reason) => PrepareError::Engine(reason),
         other => PrepareError::Engine(other.to_string()),
     })?;
@@ -52,7 +85,9 @@ fn trial(
     let mut first = None;
     for inputs in guesses.each(&given, limits.trial_bytes_max) {
         match one(graph.as_ref(), inputs) {
-            Ok(trial) => return Ok(DryRun { load_ms, guessed, sampled, ..trial }),
+            Ok(trial) => {
+                return Ok(Trial { run: DryRun { load_ms, guessed, sampled, ..trial.run }, ..trial });
+            }
             Err((inputs, reason)) if !guessed => return Err(PrepareError::DryRun { inputs, reason }),
             Err(failure) => first = first.or(Some(failure)),
         }
@@ -63,24 +98,28 @@ fn trial(
     Err(PrepareError::Untried { inputs, reason })
 }
 
-fn read_graph(dir: &Path) -> io::Result<ModelProto> {
+pub fn read_graph(dir: &Path) -> io::Result<ModelProto> {
     let bytes = std::fs::read(dir.join(GRAPH_FILE))?;
     ModelProto::decode(&bytes[..]).map_err(io::Error::other)
 }
 
 /// Runs once; where that fails, gives the inputs and the reason.
-fn one(graph: &dyn Graph, inputs: Vec<(String, Tensor)>) -> Result<DryRun, (String, String)> {
+fn one(graph: &dyn Graph, inputs: Vec<(String, Tensor)>) -> Result<Trial, (String, String)> {
     let text: Vec<String> = inputs.iter().map(|(name, t)| format!("{name} {:?}", t.shape)).collect();
     let inputs_text = text.join(", ");
     let start = Instant::now();
-    match graph.run(inputs) {
-        Ok(run) => Ok(DryRun {
-            load_ms: 0.0,
-            ms: milliseconds(start),
-            cpu_ms: run.cpu_ns as f64 / 1e6,
-            inputs: inputs_text,
-            guessed: false,
-            sampled: false,
+    match graph.run(inputs.clone()) {
+        Ok(run) => Ok(Trial {
+            run: DryRun {
+                load_ms: 0.0,
+                ms: milliseconds(start),
+                cpu_ms: run.cpu_ns as f64 / 1e6,
+                inputs: inputs_text,
+                guessed: false,
+                sampled: false,
+            },
+            inputs,
+            outputs: run.outputs,
         }),
         Err(e) => Err((inputs_text, e.to_string())),
     }

@@ -1,18 +1,19 @@
 //! Deploy-time work on a model, done once: check it, rewrite it so that it loads fast, try it.
 
+use crate::dry_run::{self, Given, Trial};
 use crate::mapped::bytes_in;
 use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
-    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Signature, TensorType,
-    WEIGHTS_FILE, check, depth, dry_run, mapped, quirks, rten, softmax, wire,
+    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, Port, PrepareError, Rten, Signature,
+    TensorType, WEIGHTS_FILE, check, depth, mapped, quirks, rten, softmax, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
 use prost::Message;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
@@ -41,18 +42,61 @@ pub fn prepare(
     out_dir: &Path,
     limits: &ModelLimits,
 ) -> Result<ModelInfo, PrepareError> {
-    let Encoding::Onnx = encoding;
+    prepared(source, encoding, samples, out_dir, limits).map(|(info, _)| info)
+}
+
+/// The same; also keeps the inputs and outputs of the trial run in the file [`TRIAL_FILE`](crate::TRIAL_FILE)
+/// of the folder `keep_in`, for another engine to be compared with.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_kept(
+    source: &Path,
+    encoding: Encoding,
+    samples: &[Sample],
+    out_dir: &Path,
+    keep_in: &Path,
+    limits: &ModelLimits,
+) -> Result<ModelInfo, PrepareError> {
+    let (info, trial) = prepared(source, encoding, samples, out_dir, limits)?;
+    trial.keep(keep_in)?;
+    Ok(info)
+}
+
+/// A model that was read and found sound.
+pub struct Read {
+    pub model: ModelProto,
+    pub checked: check::Checked,
+    /// Who wrote the file.
+    pub producer: String,
+    pub source_bytes: u64,
+}
+
+/// Reads a file and checks all that does not depend on an engine.
+pub fn read(source: &Path, limits: &ModelLimits) -> Result<Read, PrepareError> {
     let bytes = map(source, limits)?;
     let source_bytes = bytes.len() as u64;
     wire::check(&bytes, limits.messages_max)?;
-    let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
+    let model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
     let checked = check::model(&model, limits)?;
-    check_operators(&model, &checked)?;
     let producer = [&model.producer_name, &model.producer_version]
         .map(|s| s.as_deref().unwrap_or_default())
         .join(" ")
         .trim()
         .to_owned();
+    Ok(Read { model, checked, producer, source_bytes })
+}
+
+fn prepared(
+    source: &Path,
+    encoding: Encoding,
+    samples: &[Sample],
+    out_dir: &Path,
+    limits: &ModelLimits,
+) -> Result<(ModelInfo, Trial), PrepareError> {
+    let Encoding::Onnx = encoding;
+    let Read { mut model, checked, producer, source_bytes } = read(source, limits)?;
+    check_operators(&model, &checked)?;
     let graph = model.graph.get_or_insert_default();
     let signature = signature(graph, limits)?;
     let mut notes = Vec::new();
@@ -64,12 +108,8 @@ pub fn prepare(
     if !checked.clamped.is_empty() {
         notes.push(format!("clamped to 32 bits: {}", checked.clamped.join(", ")));
     }
-    let depth = depth::of(graph);
-    if depth > limits.depth_max {
-        let what = "operators in a chain (on the longest path of its graph)";
-        return Err(PrepareError::TooMany { what, got: depth, max: limits.depth_max });
-    }
-    let weights = write_weights(graph, out_dir)?;
+    check_depth(graph, limits)?;
+    let weights = write_weights(out_dir, |file| take_weights(graph, file))?;
     model.functions.clear();
     let graph_bytes = write_file(&out_dir.join(GRAPH_FILE), &model.encode_to_vec())?;
     drop(model);
@@ -88,12 +128,25 @@ pub fn prepare(
         lookups: weights.lookups,
         dry_run: None,
         notes,
+        difference: None,
     };
     // The trial loads the directory as any later load does, so the description has to be there.
     write_info(out_dir, &info)?;
-    info.dry_run = Some(dry_run::run(out_dir, &info.signature, samples, limits)?);
+    let trial = dry_run::run(&Rten, out_dir, &info.signature, Given::Samples(samples), limits)?;
+    info.dry_run = Some(trial.run.clone());
     write_info(out_dir, &info)?;
-    Ok(info)
+    Ok((info, trial))
+}
+
+/// # Errors
+/// A graph with a longer path than is allowed.
+pub fn check_depth(graph: &GraphProto, limits: &ModelLimits) -> Result<(), PrepareError> {
+    let depth = depth::of(graph);
+    if depth <= limits.depth_max {
+        return Ok(());
+    }
+    let what = "operators in a chain (on the longest path of its graph)";
+    Err(PrepareError::TooMany { what, got: depth, max: limits.depth_max })
 }
 
 /// Tries what [`prepare`] wrote with other samples; changes nothing.
@@ -101,11 +154,30 @@ pub fn prepare(
 /// # Errors
 /// Samples that the model does not take, a run that fails, and failures to read.
 pub fn try_prepared(dir: &Path, samples: &[Sample], limits: &ModelLimits) -> Result<ModelInfo, PrepareError> {
+    tried(dir, samples, limits).map(|(info, _)| info)
+}
+
+/// The same; also keeps the trial run in a file of `keep_in`, as [`prepare_kept`] does.
+///
+/// # Errors
+/// As [`try_prepared`], and failures to write.
+pub fn try_kept(
+    dir: &Path,
+    samples: &[Sample],
+    keep_in: &Path,
+    limits: &ModelLimits,
+) -> Result<ModelInfo, PrepareError> {
+    let (info, trial) = tried(dir, samples, limits)?;
+    trial.keep(keep_in)?;
+    Ok(info)
+}
+
+fn tried(dir: &Path, samples: &[Sample], limits: &ModelLimits) -> Result<(ModelInfo, Trial), PrepareError> {
     let unreadable = |source| PrepareError::Io { action: "read the prepared model", source };
     let file = File::open(dir.join(INFO_FILE)).map_err(unreadable)?;
-    let info = read_info(&file).map_err(|e| unreadable(std::io::Error::other(e)))?;
-    let dry_run = Some(dry_run::run(dir, &info.signature, samples, limits)?);
-    Ok(ModelInfo { dry_run, ..info })
+    let info = read_info(&file).map_err(|e| unreadable(io::Error::other(e)))?;
+    let trial = dry_run::run(&Rten, dir, &info.signature, Given::Samples(samples), limits)?;
+    Ok((ModelInfo { dry_run: Some(trial.run.clone()), ..info }, trial))
 }
 
 fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {
@@ -142,7 +214,7 @@ fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), P
 
 /// The model's inputs and outputs. Dimensions of 0 or less, which some exporters write for open ones, are
 /// opened.
-fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signature, PrepareError> {
+pub fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signature, PrepareError> {
     // An input with a value in the file is a weight, as files before IR version 4 had to list it.
     let weights: HashSet<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
     graph.input.retain(|i| !weights.contains(i.name.as_deref().unwrap_or_default()));
@@ -208,25 +280,29 @@ fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) ->
     Ok(Port { name, ty, shape, ranked: tensor.shape.is_some() })
 }
 
-const WRITE: &str = "write the prepared model";
+pub const WRITE: &str = "write the prepared model";
 
-fn write_weights(graph: &mut GraphProto, out_dir: &Path) -> Result<Written, PrepareError> {
-    let mut write = || {
+/// Writes the file of weights by `take`.
+pub fn write_weights(
+    out_dir: &Path,
+    take: impl FnOnce(&File) -> io::Result<Written>,
+) -> Result<Written, PrepareError> {
+    let write = || {
         let file = File::create(out_dir.join(WEIGHTS_FILE))?;
-        let written = take_weights(graph, &file)?;
+        let written = take(&file)?;
         file.sync_all()?;
         Ok(written)
     };
     write().map_err(|source| PrepareError::Io { action: WRITE, source })
 }
 
-fn write_info(out_dir: &Path, info: &ModelInfo) -> Result<(), PrepareError> {
+pub fn write_info(out_dir: &Path, info: &ModelInfo) -> Result<(), PrepareError> {
     let json = serde_json::to_vec(info)
         .map_err(|e| PrepareError::Io { action: WRITE, source: std::io::Error::other(e) })?;
     write_file(&out_dir.join(INFO_FILE), &json).map(drop)
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
     let write = || {
         let mut file = File::create(path)?;
         file.write_all(bytes)?;
@@ -236,10 +312,15 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
     Ok(bytes.len() as u64)
 }
 
-/// Reads the description of a prepared model.
-pub fn read_info(file: &File) -> Result<ModelInfo, LoadError> {
+/// Reads the description of a model that was prepared for any engine.
+pub fn parse_info(file: &File) -> Result<ModelInfo, LoadError> {
     let json = bytes_in(file).map_err(|source| LoadError::Io { what: INFO_FILE.into(), source })?;
-    let info: ModelInfo = serde_json::from_slice(&json)?;
+    Ok(serde_json::from_slice(&json)?)
+}
+
+/// Reads the description of a model that was prepared for the default engine by this version of it.
+pub fn read_info(file: &File) -> Result<ModelInfo, LoadError> {
+    let info = parse_info(file)?;
     if info.compat != COMPAT {
         return Err(LoadError::Compat { found: info.compat, expected: COMPAT.into() });
     }

@@ -1,7 +1,7 @@
 //! A loaded model: its worker, which may end and be followed by another, and the runs in it.
 
 use super::slots::InferenceSlots;
-use super::worker::{Death, SOON_MAX, Settings, StartError, Stock, Worker};
+use super::worker::{Death, SOON_MAX, Settings, StartError, Stocks, Worker};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +28,7 @@ const AVERAGED: u64 = 8;
 
 /// What all models of a host share.
 pub(crate) struct Inference {
-    pub stock: Stock,
+    pub stocks: Stocks,
     pub slots: Arc<InferenceSlots>,
     /// How many runs there may be at once.
     pub slots_max: u32,
@@ -109,7 +109,7 @@ impl Model {
         let files = open(&dir)?;
         let size = |file: &std::fs::File| file.metadata().map_or(0, |m| m.len());
         let resident = size(&files.graph) + size(&files.weights);
-        let (worker, cpu_ns) = start(&inference.stock, &files, settings, lanes)?;
+        let (worker, cpu_ns) = start(&inference.stocks, &files, settings, lanes)?;
         let model = Model {
             inference,
             settings,
@@ -223,7 +223,7 @@ impl Model {
             let _turn = turn;
             let files = open(&model.dir)?;
             let lanes = if model.settings.threads > 1 { 1 } else { model.inference.slots_max };
-            let (worker, _) = start(&model.inference.stock, &files, model.settings, lanes)?;
+            let (worker, _) = start(&model.inference.stocks, &files, model.settings, lanes)?;
             *model.current() = Some(worker.clone());
             Ok::<_, StartError>(worker)
         });
@@ -237,15 +237,16 @@ impl Model {
 
 /// Starts a worker, and another one where somebody killed it meanwhile.
 fn start(
-    stock: &Stock,
+    stocks: &Stocks,
     files: &PreparedFiles,
     settings: Settings,
     lanes: u32,
 ) -> Result<(Arc<Worker>, u64), StartError> {
+    let stock = stocks.of(settings.engine).map_err(StartError::NoWorker)?;
     let mut tries = STARTS_MAX;
     loop {
         tries -= 1;
-        match Worker::start(stock, files, settings, lanes) {
+        match Worker::start(&stock, files, settings, lanes) {
             Err(StartError::Killed) if tries > 0 => {}
             started => return started,
         }

@@ -7,6 +7,7 @@ mod hostile;
 #[path = "../../../../../tests/support/mutate.rs"]
 mod mutate;
 mod mutated;
+mod onnx_runtime;
 mod refusals;
 mod runs;
 mod weights;
