@@ -265,3 +265,35 @@ fn a_library_that_cannot_be_opened_is_the_hosts_fault() {
     package.deploy(&host.control());
     assert_eq!(described(&host, "sound")["engine"], "rten");
 }
+
+#[test]
+fn minilm_runs_on_both_engines() {
+    let Some(host) = host() else { return };
+    let Some(minilm) = vesta_tests::guests::model("text-embed/models/minilm.onnx") else {
+        return skip("no models/minilm.onnx (examples/fetch-models brings it)");
+    };
+    let tensor = |name: &str| format!("{name}:i64:1x64:1");
+    let inputs = ["input_ids", "attention_mask", "token_type_ids"].map(tensor).join(";");
+    let run = format!("/run?model=m&in={inputs}");
+    for engine in ["rten", "onnxruntime"] {
+        on(engine, Package::rogue(engine).model("m", &minilm)).deploy(&host.control());
+        let ms = |reply: &vesta_tests::Reply, field: &str| {
+            host.record(&reply.invocation())[field].as_f64().expect("a number") / 1e6
+        };
+        let first = host.invoke(engine, &run).expect(200);
+        assert!(
+            first.text().starts_with(|c: char| c.is_alphanumeric()) && !first.text().starts_with("error")
+        );
+        let (cold, first_run) = (ms(&first, "cold_start_cpu_ns"), ms(&first, "inference_cpu_ns"));
+        let mut runs: Vec<f64> =
+            (0..15).map(|_| ms(&host.invoke(engine, &run).expect(200), "inference_cpu_ns")).collect();
+        runs.sort_by(f64::total_cmp);
+        let worker = host.process().busy_workers().into_iter().map(|w| w.private_dirty()).max().unwrap_or(0);
+        println!(
+            "MiniLM on {engine}: a run {:.1} ms of CPU time (median; least {:.1}), the first {first_run:.1}, a cold start {cold:.1}; a worker holds {} MB",
+            runs[runs.len() / 2],
+            runs[0],
+            worker >> 20
+        );
+    }
+}

@@ -80,7 +80,10 @@ impl ModelPreparer {
         source: &Path,
         spent: &CpuTime,
     ) -> Result<PreparedModel, EngineError> {
-        let library = self.loader.engines.library();
+        // Reads all of it the first time.
+        let engines = self.loader.engines.clone();
+        let found = tokio::task::spawn_blocking(move || engines.library()).await;
+        let library = found.map_err(|e| EngineError::Runtime(e.to_string()))?;
         let named = || "the manifest names it".to_owned();
         match (model.engine, library) {
             (EngineChoice::Rten, _) => {

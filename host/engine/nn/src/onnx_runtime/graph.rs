@@ -1,6 +1,7 @@
 //! A model that the library has loaded.
 
 use super::end_if_out_of_memory;
+use super::external::External;
 use super::value::{Description, Value, ok};
 use crate::inputs::sorted;
 use crate::mapped::MappedWeights;
@@ -18,8 +19,9 @@ use std::ffi::{CStr, CString};
 use std::ptr::{null, null_mut};
 
 pub struct OnnxRuntimeGraph {
-    // Dropped in this order: the session points into the weights.
+    // Dropped in this order: the session reads tensors that lie in the weights.
     session: Session,
+    _external: External<'static>,
     weights: MappedWeights,
     signature: Signature,
     memory: MemoryInfo<'static>,
@@ -32,6 +34,7 @@ pub struct OnnxRuntimeGraph {
 impl OnnxRuntimeGraph {
     pub fn new(
         session: Session,
+        external: External<'static>,
         weights: MappedWeights,
         info: ModelInfo,
     ) -> Result<OnnxRuntimeGraph, LoadError> {
@@ -42,6 +45,7 @@ impl OnnxRuntimeGraph {
         let resident = 2 * info.weights_bytes + info.graph_bytes;
         Ok(OnnxRuntimeGraph {
             session,
+            _external: external,
             weights,
             signature: info.signature,
             memory,
@@ -87,7 +91,7 @@ fn ports(ports: &[Port], outlets: &[Outlet]) -> Result<Vec<(CString, Type)>, Str
         let ValueType::Tensor { ty, .. } = outlet.dtype() else {
             return Err(format!("{:?} is not a tensor", port.name));
         };
-        let element = Type::from(ty.clone());
+        let element = Type::from(*ty);
         if !carries(element, port.ty) {
             return Err(format!("{:?} is {ty}, which {} cannot carry", port.name, port.ty));
         }
@@ -135,7 +139,7 @@ struct Aligned(Vec<u64>);
 impl Aligned {
     fn copy(bytes: impl ExactSizeIterator<Item = u8>) -> Aligned {
         let mut words = vec![0u64; bytes.len().div_ceil(8)];
-        for (place, byte) in words.iter_mut().flat_map(|word| bytemuck::bytes_of_mut(word)).zip(bytes) {
+        for (place, byte) in words.iter_mut().flat_map(bytemuck::bytes_of_mut).zip(bytes) {
             *place = byte;
         }
         Aligned(words)
@@ -210,7 +214,7 @@ fn output<'a>(port: &'a Port, element: Type, value: Value<'static>) -> Result<Ou
     Ok(Output { name: &port.name, ty: port.ty, shape, bytes, write })
 }
 
-fn cpu_memory() -> Result<MemoryInfo<'static>, String> {
+pub fn cpu_memory() -> Result<MemoryInfo<'static>, String> {
     MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
         .map_err(|e| e.to_string())
 }

@@ -9,6 +9,7 @@
 //! operators is loaded, no option is read from the model, nothing is logged or reported.
 
 mod compare;
+mod external;
 mod graph;
 mod prepare;
 mod value;
@@ -22,6 +23,7 @@ use crate::prepare::parse_info;
 use crate::rten::guarded;
 use crate::worker::STACK_BYTES;
 use crate::{Backend, GRAPH_FILE, Graph, LoadError, PreparedFiles, WEIGHTS_FILE, heap};
+use external::External;
 use graph::OnnxRuntimeGraph;
 use ort::AsPointer;
 use ort::environment::Environment;
@@ -31,6 +33,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use prost::Message;
 use std::path::Path;
 use std::sync::Arc;
+use value::Value;
 
 /// The engine's name in descriptions of models.
 pub const NAME: &str = "onnxruntime";
@@ -115,7 +118,7 @@ impl OnnxRuntime {
             ..ModelProto::default()
         };
         let settings = Settings { threads: 1, level: GraphOptimizationLevel::All, save: None };
-        let session = self.session(&model.encode_to_vec(), &[], &settings)?;
+        let session = self.session(&model.encode_to_vec(), &External::none(), &settings)?;
         let data: Vec<u8> = [1f32, 2.0, 3.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
         let outputs = graph::run_once(&session, c"x", &data, &[2, 2], c"y")?;
         let product: Vec<f32> = outputs.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
@@ -125,8 +128,13 @@ impl OnnxRuntime {
         Err(format!("the library multiplies wrongly: {product:?}"))
     }
 
-    /// A session over a model whose weights lie in `weights`, which has to outlive it.
-    fn session(&self, graph: &[u8], weights: &[u8], settings: &Settings<'_>) -> Result<Session, String> {
+    /// A session over a model and its weights, which have to outlive it.
+    fn session(
+        &self,
+        graph: &[u8],
+        weights: &External<'_>,
+        settings: &Settings<'_>,
+    ) -> Result<Session, String> {
         let build = || -> ort::Result<SessionBuilder> {
             let builder = Session::builder(&self.environment)?
                 .with_no_environment_execution_providers()?
@@ -154,22 +162,22 @@ impl OnnxRuntime {
         // SAFETY: the options are valid as long as the builder.
         #[allow(unsafe_code)]
         value::ok(unsafe { (ort::api().DisableCpuMemArena)(options) })?;
-        if !weights.is_empty() {
-            let name = std::ffi::CString::new(WEIGHTS_FILE).map_err(|e| e.to_string())?;
-            let (names, lengths) = ([name.as_ptr()], [weights.len()]);
-            let buffers = [weights.as_ptr().cast::<std::ffi::c_char>().cast_mut()];
-            // SAFETY: the arrays have one element each; the name is copied, and the library reads from the
-            // buffer and never writes to it, since initialisers are constant.
+        if !weights.names.is_empty() {
+            let names: Vec<_> = weights.names.iter().map(|name| name.as_ptr()).collect();
+            let values: Vec<_> = weights.values.iter().map(Value::ptr).collect();
+            // The first is for the optimiser. By itself it has the library copy what it does not pack: the
+            // second is for the runs, and has it use what is there.
+            // SAFETY: there are as many names as values; names are copied. The library reads the values as
+            // long as the session lives, and never writes to them, since initialisers are constant.
             #[allow(unsafe_code)]
             value::ok(unsafe {
-                (ort::api().AddExternalInitializersFromMemory)(
-                    options,
-                    names.as_ptr(),
-                    buffers.as_ptr(),
-                    lengths.as_ptr(),
-                    1,
-                )
+                (ort::api().AddExternalInitializers)(options, names.as_ptr(), values.as_ptr(), names.len())
             })?;
+            for (name, value) in names.iter().zip(&values) {
+                // SAFETY: as above.
+                #[allow(unsafe_code)]
+                value::ok(unsafe { (ort::api().AddInitializer)(options, *name, *value) })?;
+            }
         }
         builder.commit_from_memory(graph).map_err(|e| {
             let reason = e.to_string();
@@ -197,10 +205,16 @@ impl OnnxRuntime {
         // What is saved is the same on every processor; what depends on it is done at each load.
         let level = if save.is_some() { GraphOptimizationLevel::Level2 } else { GraphOptimizationLevel::All };
         let settings = Settings { threads, level, save };
-        let session = guarded(|| self.session(&graph, weights.bytes(), &settings))
-            .and_then(|session| session)
-            .map_err(LoadError::Engine)?;
-        OnnxRuntimeGraph::new(session, weights, info)
+        // SAFETY: the graph that is returned drops its session first, then these tensors, and the mapping that
+        // they lie in after them; nothing of the model leaves it but copies.
+        #[allow(unsafe_code)]
+        let bytes: &'static [u8] = unsafe { std::mem::transmute(weights.bytes()) };
+        let load = || {
+            let external = External::of(&graph, bytes, &graph::cpu_memory()?)?;
+            Ok((self.session(&graph, &external, &settings)?, external))
+        };
+        let (session, external) = guarded(load).and_then(|loaded| loaded).map_err(LoadError::Engine)?;
+        OnnxRuntimeGraph::new(session, external, weights, info)
     }
 }
 

@@ -25,6 +25,13 @@ pub struct Description {
     pub shape: Vec<i64>,
 }
 
+// SAFETY: nothing writes to a tensor, and its memory may be read from anywhere.
+#[allow(unsafe_code)]
+unsafe impl Send for Value<'_> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Value<'_> {}
+
 impl<'a> Value<'a> {
     /// A tensor over bytes that are aligned for its elements, and as many as type and shape ask for.
     pub fn over(

@@ -7,6 +7,7 @@ use crate::{
     Backend, Graph, ModelInfo, ModelLimits, OnnxRuntime, PrepareError, PreparedFiles, RunError, TRIAL_FILE,
     Tensor, TensorType, prepare_kept,
 };
+use bytes::Bytes;
 use prost::Message;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -247,4 +248,79 @@ fn outputs_are_compared_with_those_of_the_default_engine() {
     tiny.values.as_mut().expect("values")[1] = 1.0;
     let text = compare(&model(17, graph), &[tiny]).expect("a difference");
     assert!(text.contains("output \"y\""), "{text}");
+}
+
+/// A regression by two trees of one split each, over one feature: 1 or 2, and 10 or 20.
+#[test]
+fn trees_of_the_machine_learning_operators_are_computed() {
+    let Some(engine) = engine() else { return };
+    let ints = |name: &str, values: &[i64]| AttributeProto {
+        name: Some(name.into()),
+        ints: values.to_vec(),
+        r#type: Some(7),
+        ..AttributeProto::default()
+    };
+    let floats = |name: &str, values: &[f32]| AttributeProto {
+        name: Some(name.into()),
+        floats: values.to_vec(),
+        r#type: Some(6),
+        ..AttributeProto::default()
+    };
+    let modes = ["BRANCH_LEQ", "LEAF", "LEAF"]
+        .repeat(2)
+        .iter()
+        .map(|text| Bytes::from_static(text.as_bytes()))
+        .collect();
+    let modes = AttributeProto {
+        name: Some("nodes_modes".into()),
+        strings: modes,
+        r#type: Some(8),
+        ..AttributeProto::default()
+    };
+    let tree = NodeProto {
+        domain: Some("ai.onnx.ml".into()),
+        attribute: vec![
+            int("n_targets", 1),
+            ints("nodes_treeids", &[0, 0, 0, 1, 1, 1]),
+            ints("nodes_nodeids", &[0, 1, 2, 0, 1, 2]),
+            ints("nodes_featureids", &[0; 6]),
+            floats("nodes_values", &[0.5, 0.0, 0.0, 1.5, 0.0, 0.0]),
+            modes,
+            ints("nodes_truenodeids", &[1, 0, 0, 1, 0, 0]),
+            ints("nodes_falsenodeids", &[2, 0, 0, 2, 0, 0]),
+            ints("target_treeids", &[0, 0, 1, 1]),
+            ints("target_nodeids", &[1, 2, 1, 2]),
+            ints("target_ids", &[0; 4]),
+            floats("target_weights", &[1.0, 2.0, 10.0, 20.0]),
+        ],
+        ..node("TreeEnsembleRegressor", &["x"], "y")
+    };
+    let mut model = unary(17, tree, 1, &[0, 1]);
+    model.opset_import.push(OperatorSetIdProto { domain: Some("ai.onnx.ml".into()), version: Some(3) });
+    let loaded = load(engine, &model);
+    let outputs = run(&*loaded.graph, vec![("x", f32s(&[3, 1], &[0.0, 1.0, 2.0]))]).expect("a run");
+    assert_eq!(as_f32s(&outputs[0]), [11.0, 12.0, 22.0]);
+}
+
+#[test]
+fn a_graph_as_deep_as_is_allowed_runs_on_the_stack_of_a_worker() {
+    let Some(engine) = engine() else { return };
+    let depth = ModelLimits::default().depth_max as usize;
+    let name = |n: usize| match n {
+        0 => "x".to_owned(),
+        n if n == depth => "y".into(),
+        n => format!("h{n}"),
+    };
+    let mut graph = unary(17, node("Neg", &["x"], "y"), 1, &[2]).graph.expect("a graph");
+    // The optimiser would take away two negations, one after the other.
+    let op = |n: usize| if n.is_multiple_of(2) { "Sin" } else { "Cos" };
+    graph.node = (0..depth).map(|n| node(op(n), &[&name(n)], &name(n + 1))).collect();
+    let model = model(17, graph);
+    let work = || {
+        let loaded = load(engine, &model);
+        let outputs = run(&*loaded.graph, vec![("x", f32s(&[2], &[0.0, 1.0]))]).expect("a run");
+        assert_eq!(outputs[0].shape, [2]);
+    };
+    let mut work = work;
+    engine.on_threads(1, &mut work);
 }
