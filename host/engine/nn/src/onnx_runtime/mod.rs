@@ -152,7 +152,8 @@ impl OnnxRuntime {
                 .with_log_level(LogLevel::Fatal)?;
             match settings.save {
                 Some(path) => Ok(builder.with_optimized_model_path(path)?),
-                None => Ok(builder),
+                // Constants were computed at deploy, where they are bounded.
+                None => Ok(builder.with_disabled_optimizers("ConstantFolding")?),
             }
         };
         let mut builder = build().map_err(|e| e.to_string())?;

@@ -28,6 +28,11 @@ pub const LEFT_FILE: &str = "optimised";
 /// A model with its weights inside is not larger, in bytes: protobuf itself ends at 2 GiB.
 const OPTIMISED_BYTES_MAX: u64 = 2_000_000_000;
 
+/// What the optimiser computes of constants is stored as weights. A small file must not become a large one: it may grow
+/// by this factor, and by so many bytes.
+const GROWTH: u64 = 2;
+const GROWN_BYTES: u64 = 16 << 20;
+
 impl OnnxRuntime {
     /// As [`prepare`](crate::prepare()), for this engine. `version` is the library's, as in
     /// [`compat`](crate::onnx_runtime_compat). With `reference`, a file that
@@ -75,7 +80,12 @@ impl OnnxRuntime {
         written.describe(&mut info);
         write_info(out_dir, &info)?;
         if info.weights_bytes + info.graph_bytes <= OPTIMISED_BYTES_MAX {
+            let allowed = GROWTH * info.weights_bytes + GROWN_BYTES;
             self.optimise(out_dir)?.describe(&mut info);
+            if info.weights_bytes > allowed {
+                let what = "bytes of weights once its constants are computed";
+                return Err(PrepareError::TooMany { what, got: info.weights_bytes, max: allowed });
+            }
             write_info(out_dir, &info)?;
         }
         let tried = self.tried(out_dir, &info.signature, samples, reference, limits)?;

@@ -324,3 +324,57 @@ fn a_graph_as_deep_as_is_allowed_runs_on_the_stack_of_a_worker() {
     let mut work = work;
     engine.on_threads(1, &mut work);
 }
+
+/// A constant tensor of these 16-bit floats, as a node.
+fn halves(name: &str, values: &[f32]) -> NodeProto {
+    let data: Vec<u8> = values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+    let tensor = TensorProto {
+        dims: vec![values.len() as i64],
+        data_type: Some(10),
+        raw_data: Some(data.into()),
+        ..TensorProto::default()
+    };
+    let value = AttributeProto {
+        name: Some("value".into()),
+        t: Some(tensor),
+        r#type: Some(4),
+        ..AttributeProto::default()
+    };
+    NodeProto { attribute: vec![value], ..node("Constant", &[], name) }
+}
+
+#[test]
+fn constants_and_half_floats_are_kept_as_they_are() {
+    let Some(engine) = engine() else { return };
+    let mut graph = unary(17, node("Add", &["x", "c"], "y"), 10, &[0, 200]).graph.expect("a graph");
+    graph.node.insert(0, halves("c", &[0.5; 200]));
+    let loaded = load(engine, &model(17, graph));
+    assert!((400..1_000).contains(&loaded.info.weights_bytes), "{:?}", loaded.info);
+    let data: Vec<u8> = half::f16::from_f32(2.0).to_le_bytes().repeat(200);
+    let x = Tensor { ty: TensorType::F16, shape: vec![1, 200], data };
+    let outputs = run(&*loaded.graph, vec![("x", x)]).expect("a run");
+    assert_eq!(outputs[0].data, half::f16::from_f32(2.5).to_le_bytes().repeat(200));
+}
+
+#[test]
+fn a_small_file_does_not_become_a_large_one() {
+    let Some(engine) = engine() else { return };
+    // Twenty million numbers, and then their sum with an input.
+    let mut graph = unary(17, node("Add", &["x", "many"], "y"), 1, &[1]).graph.expect("a graph");
+    let shape = TensorProto {
+        name: Some("shape".into()),
+        dims: vec![1],
+        data_type: Some(7),
+        raw_data: Some(20_000_000i64.to_le_bytes().to_vec().into()),
+        ..TensorProto::default()
+    };
+    graph.initializer.push(shape);
+    graph.node.insert(0, node("ConstantOfShape", &["shape"], "many"));
+    graph.output[0] = port("y", 1, &[0]);
+    let (_dir, result) = prepare(engine, &model(17, graph), &[]);
+    match result {
+        Err(error) => assert_eq!(error.code(), "model-too-complex", "{error}"),
+        // The library itself does not store it.
+        Ok(info) => assert!(info.weights_bytes < 1 << 20, "{info:?}"),
+    }
+}
