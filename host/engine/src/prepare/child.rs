@@ -67,7 +67,7 @@ pub(crate) enum Job {
 /// The engine that a model is prepared for.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum For {
-    /// With `keep_trial`, a folder, the trial run is kept in a file there ([`TRIAL_FILE`]).
+    /// With `keep_trial`, a folder, the trial run is kept in a file there.
     Rten { keep_trial: Option<PathBuf> },
     /// The outputs are compared with those of a trial run that was kept.
     OnnxRuntime { library: PathBuf, version: String, reference: Option<PathBuf> },
