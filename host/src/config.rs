@@ -46,6 +46,9 @@ pub struct HostConfig {
     /// The program that runs models: it is called with `inference-worker` and the host's process id. Default:
     /// this one.
     pub inference_program: Option<PathBuf>,
+    /// The library of ONNX Runtime (`libonnxruntime.so`, 1.24 or later), in the place of the one that
+    /// `vesta engines install onnxruntime` installs. Default: none.
+    pub onnx_runtime: Option<PathBuf>,
     /// Operators on the longest path of a model's graph, which the engine follows on its stack: a run of a
     /// much deeper one than by default ends its worker.
     pub model_depth_max: u64,
@@ -151,6 +154,7 @@ impl Default for HostConfig {
             inference_slots: None,
             inference_waiting_max: 1_024,
             inference_program: None,
+            onnx_runtime: None,
             model_depth_max: ModelLimits::default().depth_max,
             start_seconds_max: 30,
             drain_seconds: 30,

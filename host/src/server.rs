@@ -8,11 +8,11 @@ mod machine;
 mod ops;
 mod tasks;
 
-pub use crate::config::ServeArgs;
+pub use crate::config::{HostConfig, ServeArgs};
 
 use crate::artifact::Artifacts;
 use crate::artifact::deploy::{DeployLimits, Deployments};
-use crate::config::{HostConfig, Tls};
+use crate::config::Tls;
 use crate::control::{self, ControlState};
 use crate::db::{Db, changes};
 use crate::ingress::{Door, Ingress, Received, Refused, Served, Serving, Shares, serve};
@@ -308,6 +308,8 @@ fn runtime_config(config: &HostConfig, data: &DataDir, vitals: Vitals) -> Result
         inference_waiting_max: config.inference_waiting_max,
         child_program: THIS_PROGRAM.into(),
         inference_program: config.inference_program.clone().unwrap_or_else(|| THIS_PROGRAM.into()),
+        engines_dir: data.path.join("engines"),
+        onnx_runtime: config.onnx_runtime.clone(),
         child_limits: config.prepare,
         model_limits: ModelLimits { depth_max: config.model_depth_max, ..ModelLimits::default() },
         outbound_allow_networks: config.outbound_allow_networks.clone(),

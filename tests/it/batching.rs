@@ -191,7 +191,7 @@ fn tensors_that_are_not_what_their_shapes_say_are_told_so_and_shift_nobodys_rows
 #[test]
 fn a_manifest_may_say_that_nothing_is_merged() {
     let host = Host::builder().config("inference_slots = 1\n").start();
-    let never = package().batch(serde_json::json!({ "max": 1 }));
+    let never = package().of_model("batch", serde_json::json!({ "max": 1 }));
     deployed(&host, &host.control(), &never);
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use vesta_tests::in_root;
 
 /// The floors, the top one first.
-const FLOORS: &[&str] =
-    &["runtime", "load", "error", "prepare", "guest", "imports", "models", "meter", "files", "config"];
+const FLOORS: &[&str] = &[
+    "runtime", "prepared", "load", "error", "prepare", "guest", "imports", "models", "meter", "files",
+    "engines", "config",
+];
 
 const SOURCES: &str = "host/engine/src";
 

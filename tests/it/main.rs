@@ -19,7 +19,9 @@ mod deploy;
 mod documents;
 mod drain;
 mod engine_floors;
+mod engines;
 mod exact_models;
+
 mod examples;
 mod exhaustion;
 mod forms;

@@ -71,6 +71,14 @@ impl Ran {
         self
     }
 
+    /// Panics unless the command said `words` on standard output.
+    #[track_caller]
+    pub fn says(&self, words: &[&str]) {
+        for word in words {
+            assert!(self.stdout.contains(word), "{}: no {word:?} in:\n{}", self.line, self.stdout);
+        }
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("{}: not JSON ({e}):\n{}{}", self.line, self.stdout, self.stderr))

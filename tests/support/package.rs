@@ -67,10 +67,10 @@ impl Package {
         self
     }
 
-    /// How runs of the last model are merged.
-    pub fn batch(mut self, batch: Value) -> Self {
+    /// A key of the last model.
+    pub fn of_model(mut self, key: &str, value: Value) -> Self {
         let models = self.manifest["models"].as_array_mut().expect("an array");
-        models.last_mut().expect("a model")["batch"] = batch;
+        models.last_mut().expect("a model")[key] = value;
         self
     }
 

@@ -25,6 +25,25 @@ pub enum Encoding {
     Onnx,
 }
 
+/// Which inference engine runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// The host chooses at deploy, among the engines that run the model and agree about its outputs.
+    #[default]
+    Auto,
+    /// The embedded engine.
+    Rten,
+    /// ONNX Runtime, where it is installed.
+    OnnxRuntime,
+}
+
+impl EngineChoice {
+    fn is_auto(&self) -> bool {
+        *self == EngineChoice::Auto
+    }
+}
+
 /// A model of a package, under the name by which its guest loads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +58,8 @@ pub struct ModelRef {
     /// How runs that wait at the same time are merged into one.
     #[serde(default, skip_serializing_if = "Batch::is_default")]
     pub batch: Batch,
+    #[serde(default, skip_serializing_if = "EngineChoice::is_auto")]
+    pub engine: EngineChoice,
     /// Inputs of the trial run at deploy. What is not named is made up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Sample>,
@@ -320,6 +341,7 @@ mod tests {
                 blob,
                 threads: 1,
                 batch: Batch::default(),
+                engine: Default::default(),
                 samples: Vec::new(),
                 precision: Precision::Full,
             }],
@@ -399,6 +421,19 @@ mod tests {
         }
         let read: PackageManifest = serde_json::from_value(json).expect("read");
         assert_eq!((read.limits.model_memory_bytes, read.limits.inference_ms), (1 << 30, 30_000));
+    }
+
+    #[test]
+    fn the_host_chooses_the_engine_where_a_manifest_names_none() {
+        let json = serde_json::to_value(manifest()).expect("json");
+        assert!(json["models"][0].get("engine").is_none());
+        assert_eq!(manifest().models[0].engine, EngineChoice::Auto);
+        for (name, engine) in [("rten", EngineChoice::Rten), ("onnxruntime", EngineChoice::OnnxRuntime)] {
+            let mut json = json.clone();
+            json["models"][0]["engine"] = name.into();
+            let read: PackageManifest = serde_json::from_value(json).expect("read");
+            assert_eq!(read.models[0].engine, engine);
+        }
     }
 
     #[test]

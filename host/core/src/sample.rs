@@ -120,6 +120,7 @@ mod tests {
             blob,
             threads: 1,
             batch: Default::default(),
+            engine: Default::default(),
             samples,
             precision: Precision::Full,
         };

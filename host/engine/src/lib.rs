@@ -6,6 +6,8 @@
 
 mod runtime;
 
+mod prepared;
+
 mod load;
 
 mod error;
@@ -24,6 +26,8 @@ mod files;
 
 mod config;
 
+pub mod engines;
+
 pub use error::EngineError;
 pub use guest::{Ended, Invocation, Run};
 pub use imports::logs;
@@ -31,9 +35,10 @@ pub use load::{LoadReport, Loaded};
 pub use meter::{Meter, ModelFailure, cpu, handler, processes};
 pub use prepare::child::ChildLimits;
 pub use prepare::child_main;
+pub use prepared::PreparedModel;
 pub use runtime::{Runtime, RuntimeConfig};
 /// The worker's whole life, in a process of its own; returns its exit code.
 pub use vesta_nn::worker::main as worker_main;
-pub use vesta_nn::{ModelInfo, ModelLimits, confine, heap};
+pub use vesta_nn::{ModelInfo, ModelLimits, RTEN_VERSION, confine, heap};
 /// The error of a request body that the host hands to a guest.
 pub use wasmtime_wasi_http::Error as BodyError;

@@ -1,8 +1,9 @@
 //! The cold start: a function's files become mapped code and models, side by side; weights that are not in
 //! memory yet are read while the guest begins.
 
+use crate::engines::{Engine, Engines};
 use crate::error::{EngineError, runtime_error};
-use crate::files::{CodeStore, SealError, Sealed, Seals, Source};
+use crate::files::{Choices, CodeStore, SealError, Sealed, Seals, Source};
 use crate::guest::epoch::Ticker;
 use crate::guest::idle::IdleOfHost;
 use crate::guest::state::{State, World};
@@ -29,7 +30,7 @@ use tokio::sync::{Semaphore, oneshot};
 use vesta_core::Digest;
 use vesta_core::lifecycle::{CodeStart, ColdStartParts, ModelStart, SetAside};
 use vesta_core::limits::Limits;
-use vesta_core::manifest::{ModelRef, PackageManifest};
+use vesta_core::manifest::{EngineChoice, ModelRef, PackageManifest};
 use vesta_core::memory::{Grant, Kind, Part, Reservation};
 use vesta_nn::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
 use wasmtime::component::{Component, Linker};
@@ -112,6 +113,8 @@ pub(crate) struct Loader {
     pub linker: Linker<State>,
     pub code: CodeStore,
     pub seals: Arc<Seals>,
+    pub engines: Arc<Engines>,
+    pub choices: Choices,
     pub models_dir: PathBuf,
     pub loaded_models: LoadedModels,
     pub inference: Arc<Inference>,
@@ -127,8 +130,37 @@ pub(crate) struct Loader {
 }
 
 impl Loader {
-    pub fn model_dir(&self, digest: &Digest) -> PathBuf {
-        self.models_dir.join(format!("{}-{}", digest.hex(), vesta_nn::compat()))
+    /// The engine that runs a model, and the place of what was prepared for it.
+    fn served(&self, model: &ModelRef) -> (Engine, PathBuf) {
+        let engine = match model.engine {
+            EngineChoice::Rten => Engine::Rten,
+            EngineChoice::OnnxRuntime => Engine::OnnxRuntime,
+            EngineChoice::Auto => self.choices.get(model).map_or(Engine::Rten, |choice| choice.engine),
+        };
+        (engine, self.prepared_dir(model, engine))
+    }
+
+    /// The place of what is prepared of a model for an engine.
+    pub fn prepared_dir(&self, model: &ModelRef, engine: Engine) -> PathBuf {
+        let compat = match engine {
+            Engine::Rten => vesta_nn::compat(),
+            // Without the library nothing is there, and what is made anew says so.
+            Engine::OnnxRuntime => {
+                self.engines.library().map_or_else(|| "none".into(), |library| library.compat())
+            }
+        };
+        self.models_dir.join(format!("{}-{compat}", model.blob.digest.hex()))
+    }
+
+    /// Removes what was prepared of a model, by any version of any engine.
+    pub fn discard_model(&self, digest: &Digest) {
+        self.choices.discard(digest);
+        let prefix = format!("{}-", digest.hex());
+        let entries = std::fs::read_dir(&self.models_dir).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+            self.seals.forget(&entry.path());
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 
     /// What a function will hold while it is warm, by the sizes of its files.
@@ -145,16 +177,25 @@ impl Loader {
     fn model_parts(&self, manifest: &PackageManifest) -> Result<Vec<Part>, EngineError> {
         let mut parts = Vec::with_capacity(2 * manifest.models.len());
         for model in &manifest.models {
-            let (digest, dir) = (model.blob.digest, self.model_dir(&model.blob.digest));
+            let (engine, dir) = self.served(model);
+            let digest = model.blob.digest;
             let size = |file: &str| match std::fs::metadata(dir.join(file)) {
                 Ok(metadata) => Ok(metadata.len()),
                 Err(e) => Err(model_error(&model.name, missing(e))),
             };
             let (weights, graph) = (size(WEIGHTS_FILE)?, size(GRAPH_FILE)?);
-            let worker = format!("{} {:?}", digest.hex(), self.settings(model, &manifest.limits));
+            let worker = format!("{} {:?}", digest.hex(), self.settings(model, engine, &manifest.limits));
             let worker = Digest::from_bytes(*blake3::hash(worker.as_bytes()).as_bytes());
-            parts.push(Part { kind: Kind::Models, digest, bytes: weights });
-            parts.push(Part { kind: Kind::Models, digest: worker, bytes: private_bytes(graph) });
+            // Each engine has a file of weights of its own.
+            let file = match engine {
+                Engine::Rten => digest,
+                Engine::OnnxRuntime => {
+                    Digest::from_bytes(*blake3::hash(dir.as_os_str().as_encoded_bytes()).as_bytes())
+                }
+            };
+            parts.push(Part { kind: Kind::Models, digest: file, bytes: weights });
+            let bytes = private_bytes(engine, graph, weights);
+            parts.push(Part { kind: Kind::Models, digest: worker, bytes });
         }
         Ok(parts)
     }
@@ -289,7 +330,7 @@ impl Loader {
     /// Whether a model is as it was prepared. One that is not counts as missing from now on, and is made
     /// anew.
     fn check_model(&self, model: &ModelRef) -> Result<(), EngineError> {
-        let dir = self.model_dir(&model.blob.digest);
+        let (_, dir) = self.served(model);
         self.seals.check(&sealed_model(&dir, &dir)).map_err(|e| {
             if !matches!(e, SealError::Io(_)) {
                 let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
@@ -298,8 +339,9 @@ impl Loader {
         })
     }
 
-    fn settings(&self, model: &ModelRef, limits: &Limits) -> Settings {
+    fn settings(&self, model: &ModelRef, engine: Engine, limits: &Limits) -> Settings {
         Settings {
+            engine,
             // More than the host may use would have the kernel end the worker instead.
             memory_bytes: limits.model_memory_bytes.min(self.memory.memory().budget()),
             inference_ns: limits.inference_ms.saturating_mul(1_000_000),
@@ -310,8 +352,8 @@ impl Loader {
 
     /// A model, whether it was loaded already, and the CPU time that its worker took, in nanoseconds.
     fn load_model(&self, model: &ModelRef, limits: &Limits) -> Result<(Arc<Model>, bool, u64), EngineError> {
-        let dir = self.model_dir(&model.blob.digest);
-        let settings = self.settings(model, limits);
+        let (engine, dir) = self.served(model);
+        let settings = self.settings(model, engine, limits);
         let place = self.loaded_models.place(&dir, settings);
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(served) = place.upgrade() {

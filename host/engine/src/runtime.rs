@@ -2,20 +2,22 @@
 //! [`load`] made warm.
 
 use crate::config;
+use crate::engines::Engines;
 use crate::error::{EngineError, runtime_error};
-use crate::files::{CodeStore, Seals};
+use crate::files::{Choices, CodeStore, Seals};
 use crate::guest::Instance;
 use crate::guest::ender::{Ender, EnderLimits};
 use crate::guest::epoch::Ticker;
 use crate::guest::idle::IdleOfHost;
 use crate::guest::linker::linker;
 use crate::imports::lookups::Lookups;
-use crate::load::{self, LoadReport, Loaded, Loader, sealed_model, source};
+use crate::load::{self, LoadReport, Loaded, Loader, source};
 use crate::meter::cpu::spending;
 use crate::meter::share::{EndIdle, InstanceMemory};
-use crate::models::{Inference, InferenceSlots, LoadedModels, Program, Stock, review_forms};
-use crate::prepare::child::{self, Answer, CODE_FILE, ChildLimits, Job};
+use crate::models::{Inference, InferenceSlots, LoadedModels, Program, Stocks, review_forms};
+use crate::prepare::child::{CODE_FILE, ChildLimits, Job};
 use crate::prepare::jobs::JobFolders;
+use crate::prepared::{Children, ModelPreparer, PreparedModel};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,12 +26,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use tokio::sync::Semaphore;
 use vesta_core::Digest;
-use vesta_core::manifest::{ModelRef, PackageManifest, Precision};
+use vesta_core::manifest::{ModelRef, PackageManifest};
 use vesta_core::memory::{Grant, Part, Reservation};
 use vesta_core::slots::SlotsConfig;
 use vesta_core::usage::CpuTime;
 use vesta_core::vital::Vitals;
-use vesta_nn::{ModelInfo, ModelLimits};
+use vesta_nn::ModelLimits;
 
 /// CPU time that a tenant's runs are granted in a round of the slots, in nanoseconds: a few runs of a usual
 /// model.
@@ -57,6 +59,10 @@ pub struct RuntimeConfig {
     pub child_program: PathBuf,
     /// The executable whose `inference-worker` command calls [`worker_main`](crate::worker_main).
     pub inference_program: PathBuf,
+    /// Folder in which engines are installed.
+    pub engines_dir: PathBuf,
+    /// A library of ONNX Runtime in the place of an installed one.
+    pub onnx_runtime: Option<PathBuf>,
     pub child_limits: ChildLimits,
     pub model_limits: ModelLimits,
     /// Networks that guests may reach although they are not public.
@@ -70,9 +76,10 @@ pub struct RuntimeConfig {
 /// The runtime of one host.
 pub struct Runtime {
     loader: Arc<Loader>,
-    jobs: JobFolders,
+    models: ModelPreparer,
+    jobs: Arc<JobFolders>,
+    children: Arc<Children>,
     idle_of_host: Arc<IdleOfHost<Instance>>,
-    config: RuntimeConfig,
 }
 
 impl Runtime {
@@ -86,7 +93,7 @@ impl Runtime {
         let code = CodeStore::new(config.cache_dir.join("code"), config::compat(&engine), seals.clone())?;
         let models_dir = config.cache_dir.join("models");
         std::fs::create_dir_all(&models_dir)?;
-        let jobs = JobFolders::open(config.cache_dir.join("jobs"))?;
+        let jobs = Arc::new(JobFolders::open(config.cache_dir.join("jobs"))?);
         let weak = engine.weak();
         let vital = config.vitals.hold("epoch ticker");
         let ticker = Ticker::start(move || {
@@ -104,10 +111,16 @@ impl Runtime {
             waiting_tenant_max: (config.inference_waiting_max / 2).max(1),
             quantum_ns: QUANTUM_NS,
         };
+        let engines = Arc::new(Engines::new(config.engines_dir.clone(), config.onnx_runtime.clone()));
         let inference = Arc::new(Inference {
-            stock: Stock::open(
-                Program { path: config.inference_program.clone(), argument: "inference-worker" },
-                config.vitals.hold("stock of workers"),
+            stocks: Stocks::open(
+                Program {
+                    path: config.inference_program.clone(),
+                    argument: "inference-worker",
+                    library: None,
+                },
+                engines.clone(),
+                config.vitals.clone(),
             )?,
             slots: InferenceSlots::new(slots),
             slots_max: config.inference_slots.max(1),
@@ -119,6 +132,8 @@ impl Runtime {
             linker,
             code,
             seals,
+            engines,
+            choices: Choices::new(models_dir.clone()),
             models_dir,
             loaded_models: LoadedModels::default(),
             inference,
@@ -130,7 +145,15 @@ impl Runtime {
             outbound_allow_networks: config.outbound_allow_networks.clone(),
             lookups: Lookups::new(config.name_servers.clone()),
         };
-        Ok(Runtime { loader: Arc::new(loader), jobs, idle_of_host, config })
+        let loader = Arc::new(loader);
+        let children = Arc::new(Children { program: config.child_program, limits: config.child_limits });
+        let models = ModelPreparer {
+            loader: loader.clone(),
+            jobs: jobs.clone(),
+            children: children.clone(),
+            limits: config.model_limits,
+        };
+        Ok(Runtime { loader, models, jobs, children, idle_of_host })
     }
 
     /// What a function will hold while it is warm, by the sizes of its files.
@@ -172,7 +195,7 @@ impl Runtime {
         }
         let out = self.jobs.create()?;
         let job = Job::Compile { source: blob.into(), out: out.path().into(), snapshot: source.snapshot };
-        self.child(job, spent).await?;
+        self.children.run(job, spent).await?;
         self.loader.code.adopt(source, &out.path().join(CODE_FILE))?;
         // Loaded once here, so that what the pool cannot hold is refused at deploy.
         self.loader.load_component(source).map(drop).map_err(|e| {
@@ -181,75 +204,22 @@ impl Runtime {
         })
     }
 
-    /// Checks a model in a child process, tries it with its samples, and keeps its prepared form. Done
-    /// already: tries it where it has samples, and else returns at once. The CPU time goes to `spent`.
+    /// Checks a model in child processes, tries it with its samples, chooses its engine, and keeps its
+    /// prepared form. Done already: tries it where it has samples, and else returns at once. The CPU time goes
+    /// to `spent`.
     pub async fn prepare_model(
         &self,
         model: &ModelRef,
         source: &Path,
         spent: &CpuTime,
-    ) -> Result<ModelInfo, EngineError> {
-        let info = spending(spent, self.check_model(model, source, spent)).await?;
-        if model.precision == Precision::Full && !info.reduced.is_empty() {
-            let detail = format!(
-                "the engine keeps 64-bit integers in 32 bits and doubles in single precision, which changes what this model \
-                 computes: {}; write precision = \"reduced\" for the model in vesta.toml to allow it",
-                info.reduced.join("; ")
-            );
-            return Err(EngineError::Refused { code: "reduced-precision".into(), detail });
-        }
-        Ok(info)
-    }
-
-    async fn check_model(
-        &self,
-        model: &ModelRef,
-        source: &Path,
-        spent: &CpuTime,
-    ) -> Result<ModelInfo, EngineError> {
-        let dir = self.loader.model_dir(&model.blob.digest);
-        let (samples, limits) = (model.samples.clone(), self.config.model_limits.clone());
-        if let Some(info) = read_info(&dir)
-            && self.loader.seals.check(&sealed_model(&dir, &dir)).is_ok()
-        {
-            // Others' samples are no trial of this one: where its files are gone, it is prepared without
-            // them.
-            let is_tried = info.dry_run.as_ref().is_some_and(|run| !run.sampled);
-            if samples.is_empty() && is_tried {
-                return Ok(info);
-            }
-            return match self.child(Job::Try { dir, samples, limits }, spent).await? {
-                Answer::Prepared(info) => Ok(*info),
-                _ => Err(another_question()),
-            };
-        }
-        let out = self.jobs.create()?;
-        let (source, encoding) = (source.into(), model.encoding);
-        let job = Job::Model { source, encoding, samples, out: out.path().into(), limits };
-        let Answer::Prepared(info) = self.child(job, spent).await? else {
-            return Err(another_question());
-        };
-        let sealed = self.loader.seals.seal(&sealed_model(&dir, out.path()));
-        let _ = std::fs::remove_dir_all(&dir);
-        self.loader.loaded_models.forget(&dir);
-        sealed?;
-        std::fs::rename(out.path(), &dir)?;
-        Ok(*info)
-    }
-
-    async fn child(&self, job: Job, spent: &CpuTime) -> Result<Answer, EngineError> {
-        let c = &self.config;
-        match child::run(&c.child_program, "prepare-worker", c.child_limits, job, spent).await? {
-            Answer::Refused { code, detail } => Err(EngineError::Refused { code, detail }),
-            answer => Ok(answer),
-        }
+    ) -> Result<PreparedModel, EngineError> {
+        self.models.prepare(model, source, spent).await
     }
 
     /// Removes what was prepared from a blob, be it a component or a model.
     pub fn discard(&self, digest: &Digest) {
         self.loader.code.discard(digest);
-        self.loader.seals.forget(&self.loader.model_dir(digest));
-        let _ = std::fs::remove_dir_all(self.loader.model_dir(digest));
+        self.loader.discard_model(digest);
     }
 
     /// Has each loaded model served in the form that pays by now. Called once a second or so, within a Tokio
@@ -283,12 +253,4 @@ impl Runtime {
     pub fn end_overdue_instances(&self) {
         self.idle_of_host.end_overdue(Instant::now());
     }
-}
-
-fn another_question() -> EngineError {
-    EngineError::Runtime("the child answered another question".into())
-}
-
-fn read_info(dir: &Path) -> Option<ModelInfo> {
-    vesta_nn::read_info(&std::fs::File::open(dir.join(vesta_nn::INFO_FILE)).ok()?).ok()
 }

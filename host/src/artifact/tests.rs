@@ -181,6 +181,7 @@ fn manifest(component: &[u8], model: &[u8]) -> PackageManifest {
             blob: blob(model),
             threads: 1,
             batch: Default::default(),
+            engine: Default::default(),
             samples: Vec::new(),
             precision: Precision::Full,
         }],

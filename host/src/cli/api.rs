@@ -125,6 +125,11 @@ pub struct ModelSignature {
     /// What the deployment noticed.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// The engine that runs it, and why that one. Versions of before ONNX Runtime have neither.
+    #[serde(default)]
+    pub engine: Option<String>,
+    #[serde(default)]
+    pub engine_reason: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -159,7 +164,11 @@ impl ModelSignature {
             format!("{} {}[{}]", p.name, p.element, dims.collect::<Vec<_>>().join(","))
         };
         let ports = |ports: &[Port]| ports.iter().map(port).collect::<Vec<_>>().join(", ");
-        super::output::printable(&format!("takes {}; gives {}", ports(&self.inputs), ports(&self.outputs)))
+        let mut text = format!("takes {}; gives {}", ports(&self.inputs), ports(&self.outputs));
+        if let Some(engine) = &self.engine {
+            text += &format!("; runs on {engine}: {}", self.engine_reason.as_deref().unwrap_or("-"));
+        }
+        super::output::printable(&text)
     }
 }
 
@@ -211,6 +220,9 @@ mod tests {
             {"name":"z","type":"bool","shape":[],"ranked":false}]}"#;
         let signature: ModelSignature = serde_json::from_str(json).expect("read");
         assert_eq!(signature.describe(), "takes x f32[?,64]; gives y [], z bool of any shape");
+        let engine =
+            ModelSignature { engine: Some("rten".into()), engine_reason: Some("so".into()), ..signature };
+        assert_eq!(engine.describe(), "takes x f32[?,64]; gives y [], z bool of any shape; runs on rten: so");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod config;
 mod delete;
 mod demo;
 mod deploy;
+mod engines;
 mod exit;
 mod inspect;
 mod invoke;
@@ -74,6 +75,8 @@ enum Command {
     Tenant(tenant::Args),
     /// Create, list and revoke API keys
     Key(key::Args),
+    /// List a host's inference engines, and install those that are not part of this program
+    Engines(engines::Args),
     /// Print a shell's completion script
     Completions(completions::Args),
     /// The child process in which the host compiles components and checks models
@@ -81,15 +84,22 @@ enum Command {
     PrepareWorker,
     /// The worker process in which the host runs a model
     #[command(hide = true)]
-    InferenceWorker { host: u32 },
+    InferenceWorker {
+        host: u32,
+        /// The library of ONNX Runtime
+        #[arg(long, value_name = "PATH")]
+        onnx_runtime: Option<std::path::PathBuf>,
+    },
 }
 
 /// Runs the command of the process's arguments.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    match cli.command {
+    match &cli.command {
         Command::PrepareWorker => return ExitCode::from(vesta_engine::child_main()),
-        Command::InferenceWorker { host } => return ExitCode::from(vesta_engine::worker_main(host)),
+        Command::InferenceWorker { host, onnx_runtime } => {
+            return ExitCode::from(vesta_engine::worker_main(*host, onnx_runtime.as_deref()));
+        }
         _ => {}
     }
     match cli.command.run(cli.json) {
@@ -116,6 +126,7 @@ impl Command {
             Command::Login(args) => login::run(&args, json),
             Command::Tenant(args) => tenant::run(&args, json),
             Command::Key(args) => key::run(&args, json),
+            Command::Engines(args) => engines::run(&args, json),
             Command::Completions(args) => completions::run(&args),
             Command::PrepareWorker | Command::InferenceWorker { .. } => Ok(()),
         }

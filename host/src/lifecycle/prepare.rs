@@ -11,7 +11,7 @@ use vesta_core::Digest;
 use vesta_core::manifest::{ModelRef, PackageManifest};
 use vesta_core::memory::{Kind, Memory};
 use vesta_core::usage::CpuTime;
-use vesta_engine::{EngineError, ModelInfo, Runtime};
+use vesta_engine::{EngineError, ModelInfo, PreparedModel, Runtime};
 
 /// Children that prepare at once; each may use a core and its memory limit.
 const CHILDREN_MAX: usize = 2;
@@ -69,7 +69,7 @@ impl EnginePreparer {
         model: &ModelRef,
         blob: &Path,
         spent: &CpuTime,
-    ) -> Result<ModelInfo, EngineError> {
+    ) -> Result<PreparedModel, EngineError> {
         self.one_at_a_time(&model.blob.digest, self.runtime.prepare_model(model, blob, spent)).await
     }
 
@@ -111,17 +111,20 @@ impl Prepare for EnginePreparer {
                 let refusal = refusal(e);
                 PrepareError { detail: format!("model {:?}: {}", model.name, refusal.detail), ..refusal }
             };
-            let info = self.prepare_model(model, blob, spent).await.map_err(named)?;
+            let PreparedModel { info, engine, why } =
+                self.prepare_model(model, blob, spent).await.map_err(named)?;
             Ok(serde_json::json!({
                 "name": model.name,
                 "inputs": info.signature.inputs,
                 "outputs": info.signature.outputs,
-                "backend": info.backend,
+                "engine": engine.name(),
+                "engine_reason": why,
                 "opset": info.opset,
                 "producer": info.producer,
                 "nodes": info.nodes,
                 "parameters": info.parameters,
                 "weights_bytes": info.weights_bytes,
+                "labels": info.labels,
                 "dry_run": info.dry_run,
                 "notes": notes(&info),
             }))

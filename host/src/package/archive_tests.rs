@@ -21,6 +21,7 @@ fn manifest() -> PackageManifest {
             blob: blob_of(MODEL),
             threads: 1,
             batch: Default::default(),
+            engine: Default::default(),
             samples: Vec::new(),
             precision: Precision::Full,
         }],

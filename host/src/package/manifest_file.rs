@@ -8,7 +8,9 @@ use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use vesta_core::limits::{self, Limits};
-use vesta_core::manifest::{Batch, BlobRef, Encoding, FORMAT, ModelRef, PackageManifest, Precision, Scaling};
+use vesta_core::manifest::{
+    Batch, BlobRef, Encoding, EngineChoice, FORMAT, ModelRef, PackageManifest, Precision, Scaling,
+};
 use vesta_core::sample::Sample;
 use vesta_core::{Digest, FunctionName};
 
@@ -44,6 +46,7 @@ pub struct ModelFile {
     pub encoding: Encoding,
     pub threads: u32,
     pub batch: Batch,
+    pub engine: EngineChoice,
     pub samples: Vec<Sample>,
     pub precision: Precision,
     line: usize,
@@ -90,6 +93,7 @@ impl ManifestFile {
             blob,
             threads: model.threads,
             batch: model.batch,
+            engine: model.engine,
             samples: model.samples.clone(),
             precision: model.precision,
         });
@@ -177,30 +181,20 @@ fn read_model(document: &Document<'_>, mut section: Section<'_, '_>) -> Option<M
     let name = section.required_string("name");
     let file_key = section.key("file");
     let file = section.required_string("file").and_then(|text| safe_path(document, &file_key, &text));
-    let encoding_key = section.key("encoding");
-    let encoding = match section.string("encoding") {
-        Some(text) => Encoding::deserialize(text.as_str().into_deserializer())
-            .map_err(|e: serde::de::value::Error| document.problem_at(&encoding_key, e.to_string()))
-            .ok(),
-        None => Some(Encoding::Onnx),
-    };
+    let encoding = read_word(document, &mut section, "encoding", Encoding::Onnx);
+    let engine = read_word(document, &mut section, "engine", EngineChoice::Auto);
     let threads = small(section.integer("threads", limits::THREADS), 1);
     let samples: Vec<_> = section.sections("sample").into_iter().map(read_sample).collect();
     let batch = section.section("batch").map_or_else(Batch::default, read_batch);
-    let precision_key = section.key("precision");
-    let precision = match section.string("precision") {
-        Some(text) => Precision::deserialize(text.as_str().into_deserializer())
-            .map_err(|e: serde::de::value::Error| document.problem_at(&precision_key, e.to_string()))
-            .ok(),
-        None => Some(Precision::Full),
-    };
-    section.finish(&["name", "file", "encoding", "threads", "batch", "sample", "precision"]);
+    let precision = read_word(document, &mut section, "precision", Precision::Full);
+    section.finish(&["name", "file", "encoding", "threads", "batch", "engine", "sample", "precision"]);
     Some(ModelFile {
         name: name?,
         file: file?,
         encoding: encoding?,
         threads,
         batch,
+        engine: engine?,
         samples: samples.into_iter().collect::<Option<_>>()?,
         precision: precision?,
         line: document.line_of(&file_key),
@@ -213,6 +207,20 @@ fn read_batch(mut section: Section<'_, '_>) -> Batch {
     let wait_ms = section.duration_ms("wait", (0, limits::BATCH_WAIT_MS_MAX)).unwrap_or(default.wait_ms);
     section.finish(&["max", "wait"]);
     Batch { max, wait_ms }
+}
+
+/// One of a few words.
+fn read_word<T: for<'d> Deserialize<'d>>(
+    document: &Document<'_>,
+    section: &mut Section<'_, '_>,
+    name: &str,
+    default: T,
+) -> Option<T> {
+    let key = section.key(name);
+    let Some(text) = section.string(name) else { return Some(default) };
+    T::deserialize(text.as_str().into_deserializer())
+        .map_err(|e: serde::de::value::Error| document.problem_at(&key, e.to_string()))
+        .ok()
 }
 
 fn read_sample(mut section: Section<'_, '_>) -> Option<Sample> {

@@ -41,6 +41,7 @@ fn every_key_reaches_the_manifest() {
     assert!(m.public);
     assert_eq!(m.component.as_deref(), Some(Path::new("target/wasm32-wasip2/release/digits.wasm")));
     assert_eq!((m.models[0].name.as_str(), m.models[0].encoding), ("digits", Encoding::Onnx));
+    assert_eq!(m.models[0].engine, EngineChoice::Auto);
     assert_eq!(
         m.limits,
         Limits {
@@ -97,6 +98,11 @@ fn every_mistake_names_file_line_and_key() {
             7,
             "encoding = \"gguf\"",
             "vesta.toml:7: models[0].encoding: unknown variant `gguf`, expected `onnx`",
+        ),
+        (
+            7,
+            "engine = \"tract\"",
+            "vesta.toml:7: models[0].engine: unknown variant `tract`, expected one of `auto`, `rten`, `onnxruntime`",
         ),
         (7, "thread = 2", "vesta.toml:7: models[0].thread: unknown key; the keys of [models[0]] are name,"),
         (7, "threads = 65", "vesta.toml:7: models[0].threads: 65 is out of bounds: 1 to 64"),
@@ -159,13 +165,11 @@ fn with_sample(lines: &str) -> String {
 fn threads_and_samples_reach_the_manifest() {
     let second = "[[models.sample]]\ninput = \"y\"\nshape = []\nfill = 7";
     let text = with_sample(&format!("input = \"x\"\nshape = [1, 3]\nvalues = [1, -2.5, 0x10]\n{second}"));
-    let file = parse(
-        &text.replace("[[models]]\n", "[[models]]\nthreads = 4\nbatch = { max = 2, wait = \"3ms\" }\n"),
-    )
-    .expect("sound");
+    let keys = "threads = 4\nengine = \"onnxruntime\"\nbatch = { max = 2, wait = \"3ms\" }";
+    let file = parse(&text.replace("[[models]]\n", &format!("[[models]]\n{keys}\n"))).expect("sound");
     let blob = || BlobRef { digest: Digest::from_bytes([1; 32]), size: 1 };
     let model = &file.package(blob(), vec![blob()]).models[0];
-    assert_eq!(model.threads, 4);
+    assert_eq!((model.threads, model.engine), (4, EngineChoice::OnnxRuntime));
     assert_eq!(model.batch, Batch { max: 2, wait_ms: 3 });
     let [x, y] = &model.samples[..] else { panic!("{model:?}") };
     assert_eq!((x.input.as_str(), &x.shape[..], x.fill), ("x", &[1, 3][..], None));

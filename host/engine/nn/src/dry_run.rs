@@ -7,7 +7,7 @@ use crate::onnx::{GraphProto, ModelProto};
 use crate::worker::STACK_BYTES;
 use crate::{
     Backend, Batching, DryRun, Form, GRAPH_FILE, Graph, LoadError, ModelLimits, PackedForm, Port,
-    PrepareError, PreparedFiles, Rten, Signature, Tensor, batching, packed, samples,
+    PrepareError, PreparedFiles, Rten, Signature, Tensor, batching, onnx_runtime, packed, samples,
 };
 use prost::Message;
 use std::io;
@@ -17,18 +17,42 @@ use std::thread;
 use std::time::Instant;
 use vesta_core::sample::Sample;
 
-/// Loads a prepared directory and runs it, on a stack as large as those of a worker.
-pub fn run(
-    dir: &Path,
-    signature: &Signature,
-    samples: &[Sample],
-    limits: &ModelLimits,
-) -> Result<DryRun, PrepareError> {
-    on_stack(|| trial(dir, signature, samples, limits))
+/// What is known of the inputs before the trial.
+pub enum Given<'a> {
+    /// Those of a manifest; what they leave out is made up.
+    Samples(&'a [Sample]),
+    /// All of them.
+    Tensors(Vec<(String, Tensor)>),
 }
 
-/// What packed weights and merged runs would gain. It depends on the model alone: inputs are made up, whatever samples there are,
-/// since whoever deploys the same model later shares what is found here. `may_merge` says whether rows may be independent at all.
+/// A run at deploy, with what went in and what came out.
+pub struct Trial {
+    pub run: DryRun,
+    pub inputs: Vec<(String, Tensor)>,
+    pub outputs: Vec<(String, Tensor)>,
+}
+
+impl Trial {
+    /// Keeps it in a file of this folder.
+    pub fn keep(self, dir: &Path) -> Result<(), PrepareError> {
+        onnx_runtime::keep(dir, &self.run, self.inputs, self.outputs)
+    }
+}
+
+/// Loads a prepared directory and runs it, on a stack as large as those of a worker.
+pub fn run(
+    engine: &dyn Backend,
+    dir: &Path,
+    signature: &Signature,
+    given: Given<'_>,
+    limits: &ModelLimits,
+) -> Result<Trial, PrepareError> {
+    on_stack(|| trial(engine, dir, signature, given, limits))
+}
+
+/// What packed weights and merged runs would gain on the default engine. It depends on the model alone: inputs are made up, whatever
+/// samples there are, since whoever deploys the same model later shares what is found here. `may_merge` says whether rows may be
+/// independent at all.
 pub fn measure(
     dir: &Path,
     signature: &Signature,
@@ -36,15 +60,16 @@ pub fn measure(
     limits: &ModelLimits,
 ) -> Result<(Option<PackedForm>, Option<Batching>), PrepareError> {
     on_stack(|| {
-        let graph = load(dir)?;
-        let prepared = read_graph(dir)?;
+        let graph = load(&Rten, dir)?;
+        let prepared = graph_of(dir)?;
         let guesses = Guesses::of(&prepared, signature);
         let none = vec![None; signature.inputs.len()];
         for inputs in guesses.each(&none, limits.trial_bytes_max) {
-            let Ok((dry_run, outputs)) = one(graph.as_ref(), inputs.clone()) else { continue };
-            let (graph, took_ms) = (graph.as_ref(), dry_run.cpu_ms);
-            let packed = packed::measure(dir, graph, &inputs, &outputs, took_ms);
-            let batching = may_merge.then(|| batching::measure(signature, graph, &inputs, took_ms)).flatten();
+            let Ok(trial) = one(graph.as_ref(), inputs) else { continue };
+            let (graph, took_ms) = (graph.as_ref(), trial.run.cpu_ms);
+            let packed = packed::measure(dir, graph, &trial.inputs, &trial.outputs, took_ms);
+            let batching =
+                may_merge.then(|| batching::measure(signature, graph, &trial.inputs, took_ms)).flatten();
             return Ok((packed, batching));
         }
         Ok((None, None))
@@ -60,31 +85,43 @@ fn on_stack<T: Send>(work: impl FnOnce() -> Result<T, PrepareError> + Send) -> R
     })
 }
 
-fn load(dir: &Path) -> Result<Arc<dyn Graph>, PrepareError> {
-    PreparedFiles::open(dir).and_then(|files| Rten.load(files, Form::Mapped)).map_err(|e| match e {
+fn load(engine: &dyn Backend, dir: &Path) -> Result<Arc<dyn Graph>, PrepareError> {
+    PreparedFiles::open(dir).and_then(|files| engine.load(files, Form::Mapped)).map_err(|e| match e {
         LoadError::Engine(reason) => PrepareError::Engine(reason),
         other => PrepareError::Engine(other.to_string()),
     })
 }
 
 fn trial(
+    engine: &dyn Backend,
     dir: &Path,
     signature: &Signature,
-    samples: &[Sample],
+    given: Given<'_>,
     limits: &ModelLimits,
-) -> Result<DryRun, PrepareError> {
-    let given = samples::tensors(signature, samples)?;
+) -> Result<Trial, PrepareError> {
+    let given = match given {
+        Given::Samples(samples) => samples::tensors(signature, samples)?,
+        Given::Tensors(mut tensors) => {
+            let mut take = |port: &Port| {
+                let at = tensors.iter().position(|(name, _)| *name == port.name)?;
+                Some(tensors.swap_remove(at).1)
+            };
+            signature.inputs.iter().map(&mut take).collect()
+        }
+    };
     let start = Instant::now();
-    let graph = load(dir)?;
+    let graph = load(engine, dir)?;
     let load_ms = milliseconds(start);
     let guessed = is_guessed(signature, &given);
     let sampled = given.iter().any(Option::is_some);
-    let prepared = read_graph(dir)?;
+    let prepared = graph_of(dir)?;
     let guesses = Guesses::of(&prepared, signature);
     let mut first = None;
     for inputs in guesses.each(&given, limits.trial_bytes_max) {
         match one(graph.as_ref(), inputs) {
-            Ok((dry_run, _)) => return Ok(DryRun { load_ms, guessed, sampled, ..dry_run }),
+            Ok(trial) => {
+                return Ok(Trial { run: DryRun { load_ms, guessed, sampled, ..trial.run }, ..trial });
+            }
             Err((inputs, reason)) if !guessed => return Err(PrepareError::DryRun { inputs, reason }),
             Err(failure) => first = first.or(Some(failure)),
         }
@@ -95,35 +132,35 @@ fn trial(
     Err(PrepareError::Untried { inputs, reason })
 }
 
-fn read_graph(dir: &Path) -> Result<GraphProto, PrepareError> {
-    let read = || {
-        let bytes = std::fs::read(dir.join(GRAPH_FILE))?;
-        ModelProto::decode(&bytes[..]).map_err(io::Error::other)
-    };
-    let model = read().map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
+pub fn read_graph(dir: &Path) -> io::Result<ModelProto> {
+    let bytes = std::fs::read(dir.join(GRAPH_FILE))?;
+    ModelProto::decode(&bytes[..]).map_err(io::Error::other)
+}
+
+fn graph_of(dir: &Path) -> Result<GraphProto, PrepareError> {
+    let model =
+        read_graph(dir).map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
     Ok(model.graph.unwrap_or_default())
 }
 
-/// What a run took, and what it gave.
-type Ran = (DryRun, Vec<(String, Tensor)>);
-
 /// Runs once; where that fails, gives the inputs and the reason.
-fn one(graph: &dyn Graph, inputs: Vec<(String, Tensor)>) -> Result<Ran, (String, String)> {
+fn one(graph: &dyn Graph, inputs: Vec<(String, Tensor)>) -> Result<Trial, (String, String)> {
     let text: Vec<String> = inputs.iter().map(|(name, t)| format!("{name} {:?}", t.shape)).collect();
     let inputs_text = text.join(", ");
     let start = Instant::now();
-    match graph.run(inputs) {
-        Ok(run) => {
-            let dry_run = DryRun {
+    match graph.run(inputs.clone()) {
+        Ok(run) => Ok(Trial {
+            run: DryRun {
                 load_ms: 0.0,
                 ms: milliseconds(start),
                 cpu_ms: run.cpu_ns as f64 / 1e6,
                 inputs: inputs_text,
                 guessed: false,
                 sampled: false,
-            };
-            Ok((dry_run, run.outputs))
-        }
+            },
+            inputs,
+            outputs: run.outputs,
+        }),
         Err(e) => Err((inputs_text, e.to_string())),
     }
 }

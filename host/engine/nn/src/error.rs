@@ -62,6 +62,19 @@ pub enum LoadError {
     Engine(String),
 }
 
+/// Whether another engine may take a model that was refused with this [`code`](PrepareError::code): what is
+/// wrong with the file itself is wrong for all.
+pub fn another_engine_may_help(code: &str) -> bool {
+    matches!(
+        code,
+        "operator-not-supported"
+            | "engine-refused"
+            | "trial-run-failed"
+            | "model-untried"
+            | "reduced-precision"
+    )
+}
+
 /// Why an uploaded model was refused, or could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
@@ -101,6 +114,8 @@ pub enum PrepareError {
     Graph(String),
     #[error("the engine refuses the model: {0}")]
     Engine(String),
+    #[error("the library of ONNX Runtime cannot be used: {0}")]
+    Library(String),
     #[error("a trial run with {inputs} failed: {reason}")]
     DryRun { inputs: String, reason: String },
     #[error(
@@ -132,6 +147,7 @@ impl PrepareError {
             Self::Sparse { .. } => "sparse-tensor",
             Self::Graph(_) => "graph-unsound",
             Self::Engine(_) => "engine-refused",
+            Self::Library(_) => "engine-unusable",
             Self::DryRun { .. } => "trial-run-failed",
             Self::Untried { .. } => "model-untried",
             Self::Sample { .. } => "bad-sample",
@@ -140,6 +156,6 @@ impl PrepareError {
 
     /// Whether the model is at fault, not the host.
     pub fn is_bad_model(&self) -> bool {
-        !matches!(self, Self::Io { .. })
+        !matches!(self, Self::Io { .. } | Self::Library(_))
     }
 }

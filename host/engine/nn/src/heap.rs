@@ -38,6 +38,12 @@ pub fn in_use() -> Option<u64> {
     None
 }
 
+/// Ends the process as Rust does where memory is refused, for code that is told of it by other means.
+pub fn end_out_of_memory() -> ! {
+    eprintln!("memory allocation of unknown size failed");
+    std::process::abort()
+}
+
 #[cfg(target_env = "gnu")]
 mod glibc {
     use super::THREAD;

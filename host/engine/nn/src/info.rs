@@ -51,6 +51,9 @@ pub struct ModelInfo {
     /// What the preparation changed or noticed, for people.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// How the outputs of the trial run differ from those of another engine, if they were compared and do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<String>,
 }
 
 /// An input whose values are numbers of rows of a table.

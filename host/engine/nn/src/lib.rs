@@ -18,9 +18,11 @@ mod facts;
 mod guess;
 pub mod heap;
 mod info;
+mod inputs;
 mod mapped;
 mod names;
 pub mod onnx;
+mod onnx_runtime;
 mod order;
 mod packed;
 mod precision;
@@ -37,11 +39,15 @@ mod weights;
 mod wire;
 pub mod worker;
 
-pub use error::{LoadError, PrepareError, RunError};
+pub use error::{LoadError, PrepareError, RunError, another_engine_may_help};
 pub use info::{Batching, DryRun, Lookup, ModelInfo, ModelLimits, PackedForm};
-pub use prepare::{compat, prepare, read_info, try_prepared};
+pub use onnx_runtime::{
+    ENVIRONMENT as ONNX_RUNTIME_ENVIRONMENT, LEFT_FILE, NAME as ONNX_RUNTIME, OnnxRuntime, TRIAL_FILE,
+    compat as onnx_runtime_compat,
+};
+pub use prepare::{compat, parse_info, prepare, prepare_kept, try_kept, try_prepared};
 pub use rewrite::Labels;
-pub use rten::{ENVIRONMENT, Rten};
+pub use rten::{ENVIRONMENT, NAME as RTEN, Rten, VERSION as RTEN_VERSION};
 pub use tensor::{PORT_NAME_BYTES_MAX, Port, Signature, Tensor, TensorError, TensorType, bytes as bytes_of};
 
 use serde::{Deserialize, Serialize};
@@ -110,6 +116,14 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// Name and elements.
+    fn copied(self) -> (String, Tensor) {
+        let mut data = vec![0; self.bytes as usize];
+        let (name, ty, shape) = (self.name.to_owned(), self.ty, self.shape.clone());
+        self.write(&mut data);
+        (name, Tensor { ty, shape, data })
+    }
+
     /// Writes the elements, row-major and little-endian, into a place of exactly [`Output::bytes`].
     pub fn write(self, place: &mut [u8]) {
         (self.write)(place);
@@ -173,6 +187,18 @@ pub trait Backend: Send + Sync {
 
     /// Loads what [`prepare()`] wrote. The files must stay unchanged as long as the graph lives.
     fn load(&self, files: PreparedFiles, form: Form) -> Result<Arc<dyn Graph>, LoadError>;
+
+    /// The same for runs that `threads` compute each. Where the engine's threads belong to a model, they are
+    /// made here.
+    fn load_for(
+        &self,
+        files: PreparedFiles,
+        threads: usize,
+        form: Form,
+    ) -> Result<Arc<dyn Graph>, LoadError> {
+        let _ = threads;
+        self.load(files, form)
+    }
 
     /// Calls `work` on a thread of the engine's own with `threads` of them; runs within it compute on these,
     /// and on the calling one alone where there is one. Blocks until `work` returns.

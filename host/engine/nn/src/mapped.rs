@@ -1,6 +1,6 @@
 //! The file of a prepared model's weights, mapped.
 
-use crate::{Lookup, ModelInfo, ReadAhead};
+use crate::{Lookup, ModelInfo, ReadAhead, Signature, TensorType, TensorView};
 use memmap2::{Advice, Mmap, MmapOptions};
 use std::fs::File;
 use std::io;
@@ -68,7 +68,7 @@ impl MappedWeights {
 
     /// While other weights are read ahead: has the kernel read the rows that a run with this input is about
     /// to look up, all at once. One after another, each would wait behind them.
-    pub fn fetch_rows(&self, input: &str, numbers: impl Iterator<Item = i64> + Clone) {
+    fn fetch_rows(&self, input: &str, numbers: impl Iterator<Item = i64> + Clone) {
         if !self.busy.load(Relaxed) {
             return;
         }
@@ -77,6 +77,16 @@ impl MappedWeights {
             for row in rows.take(ROWS_MAX) {
                 let offset = (table.offset + row * table.row_bytes) as usize;
                 let _ = self.map.advise_range(Advice::WillNeed, offset, table.row_bytes as usize);
+            }
+        }
+    }
+
+    /// The same for the inputs of a run, in the order of the signature.
+    pub fn fetch_rows_of(&self, signature: &Signature, inputs: &[TensorView<'_>]) {
+        for (port, tensor) in signature.inputs.iter().zip(inputs) {
+            if tensor.ty == TensorType::I64 {
+                let numbers = tensor.data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+                self.fetch_rows(&port.name, numbers);
             }
         }
     }

@@ -1,12 +1,13 @@
 //! Deploy-time work on a model, done once: check it, rewrite it so that it loads fast, try it.
 
+use crate::dry_run::{self, Given, Trial};
 use crate::mapped::bytes_in;
 use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
-    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError,
-    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, dry_run, mapped, names, precision, quirks,
-    rewrite, rten, softmax, table, wire,
+    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError, Rten,
+    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, mapped, names, precision, quirks, rewrite,
+    rten, softmax, table, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -42,23 +43,75 @@ pub fn prepare(
     out_dir: &Path,
     limits: &ModelLimits,
 ) -> Result<ModelInfo, PrepareError> {
-    let Encoding::Onnx = encoding;
+    prepared(source, encoding, samples, out_dir, limits).map(|(info, _)| info)
+}
+
+/// The same; also keeps the inputs and outputs of the trial run in the file [`TRIAL_FILE`](crate::TRIAL_FILE)
+/// of the folder `keep_in`, for another engine to be compared with.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_kept(
+    source: &Path,
+    encoding: Encoding,
+    samples: &[Sample],
+    out_dir: &Path,
+    keep_in: &Path,
+    limits: &ModelLimits,
+) -> Result<ModelInfo, PrepareError> {
+    let (info, trial) = prepared(source, encoding, samples, out_dir, limits)?;
+    trial.keep(keep_in)?;
+    Ok(info)
+}
+
+/// A model that was read and found sound.
+pub struct Read {
+    pub model: ModelProto,
+    pub checked: check::Checked,
+    /// Who wrote the file.
+    pub producer: String,
+    pub source_bytes: u64,
+}
+
+/// Reads a file and checks all that does not depend on an engine.
+pub fn read(source: &Path, limits: &ModelLimits) -> Result<Read, PrepareError> {
+    let (model, source_bytes) = decode(source, limits)?;
+    let checked = check::model(&model, limits)?;
+    let producer = producer(&model);
+    Ok(Read { model, checked, producer, source_bytes })
+}
+
+/// A file's message, with names for all nodes; and its size.
+fn decode(source: &Path, limits: &ModelLimits) -> Result<(ModelProto, u64), PrepareError> {
     let bytes = map(source, limits)?;
     let source_bytes = bytes.len() as u64;
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
     names::give(&mut model);
+    Ok((model, source_bytes))
+}
+
+fn producer(model: &ModelProto) -> String {
+    let texts = [&model.producer_name, &model.producer_version].map(|s| s.as_deref().unwrap_or_default());
+    texts.join(" ").trim().to_owned()
+}
+
+fn prepared(
+    source: &Path,
+    encoding: Encoding,
+    samples: &[Sample],
+    out_dir: &Path,
+    limits: &ModelLimits,
+) -> Result<(ModelInfo, Trial), PrepareError> {
+    let Encoding::Onnx = encoding;
+    let (mut model, source_bytes) = decode(source, limits)?;
     let texts = rewrite::begin(&mut model, limits)?;
     let assumed = check::assume_opset(&mut model)?;
     let given = check::model(&model, limits)?;
     let rewritten = rewrite::rewrite(&mut model, texts, given.opset, given.nodes, limits)?;
     let checked = check::model(&model, limits)?;
     check_operators(&model, &checked)?;
-    let producer = [&model.producer_name, &model.producer_version]
-        .map(|s| s.as_deref().unwrap_or_default())
-        .join(" ")
-        .trim()
-        .to_owned();
+    let producer = producer(&model);
     let graph = model.graph.get_or_insert_default();
     let signature = signature(graph, limits)?;
     let mut notes = rewritten.notes;
@@ -71,13 +124,9 @@ pub fn prepare(
     if softmaxes > 0 {
         notes.push(format!("{softmaxes} softmax nodes were rewritten from opset {}", checked.opset));
     }
-    let depth = depth::of(graph);
-    if depth > limits.depth_max {
-        let what = "operators in a chain (on the longest path of its graph)";
-        return Err(PrepareError::TooMany { what, got: depth, max: limits.depth_max });
-    }
+    check_depth(graph, limits)?;
     let may_merge = !batching::mixes_rows(graph);
-    let weights = write_weights(graph, out_dir)?;
+    let weights = write_weights(out_dir, |file| take_weights(graph, file))?;
     model.functions.clear();
     let graph_bytes = write_file(&out_dir.join(GRAPH_FILE), &model.encode_to_vec())?;
     drop(model);
@@ -100,13 +149,26 @@ pub fn prepare(
         reduced,
         labels: rewritten.labels,
         notes,
+        difference: None,
     };
     // The trial loads the directory as any later load does, so the description has to be there.
     write_info(out_dir, &info)?;
-    info.dry_run = Some(dry_run::run(out_dir, &info.signature, samples, limits)?);
+    let trial = dry_run::run(&Rten, out_dir, &info.signature, Given::Samples(samples), limits)?;
+    info.dry_run = Some(trial.run.clone());
     (info.packed, info.batching) = dry_run::measure(out_dir, &info.signature, may_merge, limits)?;
     write_info(out_dir, &info)?;
-    Ok(info)
+    Ok((info, trial))
+}
+
+/// # Errors
+/// A graph with a longer path than is allowed.
+pub fn check_depth(graph: &GraphProto, limits: &ModelLimits) -> Result<(), PrepareError> {
+    let depth = depth::of(graph);
+    if depth <= limits.depth_max {
+        return Ok(());
+    }
+    let what = "operators in a chain (on the longest path of its graph)";
+    Err(PrepareError::TooMany { what, got: depth, max: limits.depth_max })
 }
 
 /// Tries what [`prepare`] wrote with other samples; changes nothing.
@@ -114,11 +176,30 @@ pub fn prepare(
 /// # Errors
 /// Samples that the model does not take, a run that fails, and failures to read.
 pub fn try_prepared(dir: &Path, samples: &[Sample], limits: &ModelLimits) -> Result<ModelInfo, PrepareError> {
+    tried(dir, samples, limits).map(|(info, _)| info)
+}
+
+/// The same; also keeps the trial run in a file of `keep_in`, as [`prepare_kept`] does.
+///
+/// # Errors
+/// As [`try_prepared`], and failures to write.
+pub fn try_kept(
+    dir: &Path,
+    samples: &[Sample],
+    keep_in: &Path,
+    limits: &ModelLimits,
+) -> Result<ModelInfo, PrepareError> {
+    let (info, trial) = tried(dir, samples, limits)?;
+    trial.keep(keep_in)?;
+    Ok(info)
+}
+
+fn tried(dir: &Path, samples: &[Sample], limits: &ModelLimits) -> Result<(ModelInfo, Trial), PrepareError> {
     let unreadable = |source| PrepareError::Io { action: "read the prepared model", source };
     let file = File::open(dir.join(INFO_FILE)).map_err(unreadable)?;
     let info = read_info(&file).map_err(|e| unreadable(io::Error::other(e)))?;
-    let dry_run = Some(dry_run::run(dir, &info.signature, samples, limits)?);
-    Ok(ModelInfo { dry_run, ..info })
+    let trial = dry_run::run(&Rten, dir, &info.signature, Given::Samples(samples), limits)?;
+    Ok((ModelInfo { dry_run: Some(trial.run.clone()), ..info }, trial))
 }
 
 fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {
@@ -158,7 +239,7 @@ fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), P
 
 /// The model's inputs and outputs. Dimensions of 0 or less, which some exporters write for open ones, are
 /// opened.
-fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signature, PrepareError> {
+pub fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signature, PrepareError> {
     // An input with a value in the file is a weight, as files before IR version 4 had to list it.
     let weights: HashSet<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
     graph.input.retain(|i| !weights.contains(i.name.as_deref().unwrap_or_default()));
@@ -231,25 +312,29 @@ fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) ->
     Ok(Port { name, ty, shape, ranked: tensor.shape.is_some() })
 }
 
-const WRITE: &str = "write the prepared model";
+pub const WRITE: &str = "write the prepared model";
 
-fn write_weights(graph: &mut GraphProto, out_dir: &Path) -> Result<Written, PrepareError> {
-    let mut write = || {
+/// Writes the file of weights by `take`.
+pub fn write_weights(
+    out_dir: &Path,
+    take: impl FnOnce(&File) -> io::Result<Written>,
+) -> Result<Written, PrepareError> {
+    let write = || {
         let file = File::create(out_dir.join(WEIGHTS_FILE))?;
-        let written = take_weights(graph, &file)?;
+        let written = take(&file)?;
         file.sync_all()?;
         Ok(written)
     };
     write().map_err(|source| PrepareError::Io { action: WRITE, source })
 }
 
-fn write_info(out_dir: &Path, info: &ModelInfo) -> Result<(), PrepareError> {
+pub fn write_info(out_dir: &Path, info: &ModelInfo) -> Result<(), PrepareError> {
     let json = serde_json::to_vec(info)
         .map_err(|e| PrepareError::Io { action: WRITE, source: io::Error::other(e) })?;
     write_file(&out_dir.join(INFO_FILE), &json).map(drop)
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
     let write = || {
         let mut file = File::create(path)?;
         file.write_all(bytes)?;
@@ -263,11 +348,11 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
 /// does not trust its size.
 const INFO_BYTES_MAX: u64 = 4 << 20;
 
-/// Reads the description of a prepared model.
+/// Reads the description of a model that was prepared for any engine.
 ///
 /// # Errors
-/// A file that cannot be read, is larger than any description, is none, or was written by another version.
-pub fn read_info(file: &File) -> Result<ModelInfo, LoadError> {
+/// A file that cannot be read, is larger than any description, or is none.
+pub fn parse_info(file: &File) -> Result<ModelInfo, LoadError> {
     let failed = |source| LoadError::Io { what: INFO_FILE.into(), source };
     let got = mapped::bytes_of(file).map_err(failed)?;
     if got > INFO_BYTES_MAX {
@@ -275,7 +360,12 @@ pub fn read_info(file: &File) -> Result<ModelInfo, LoadError> {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
     }
     let json = bytes_in(file).map_err(failed)?;
-    let info: ModelInfo = serde_json::from_slice(&json)?;
+    Ok(serde_json::from_slice(&json)?)
+}
+
+/// Reads the description of a model that was prepared for the default engine by this version of it.
+pub fn read_info(file: &File) -> Result<ModelInfo, LoadError> {
+    let info = parse_info(file)?;
     if info.compat != COMPAT {
         return Err(LoadError::Compat { found: info.compat, expected: COMPAT.into() });
     }

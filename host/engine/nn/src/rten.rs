@@ -2,11 +2,12 @@
 //! nothing to a first answer.
 
 use crate::convert::{to_output, to_value};
+use crate::inputs::sorted;
 use crate::mapped::{MappedWeights, bytes_in};
 use crate::prepare::read_info;
 use crate::{
-    Backend, Form, GRAPH_FILE, Graph, LoadError, Output, Port, PreparedFiles, ReadAhead, RunError, RunOutput,
-    Signature, Tensor, TensorType, TensorView, WEIGHTS_FILE,
+    Backend, Form, GRAPH_FILE, Graph, LoadError, Output, PreparedFiles, ReadAhead, RunError, RunOutput,
+    Signature, Tensor, TensorView, WEIGHTS_FILE,
 };
 use ::rten::{DataType, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueType, thread_pool};
 use std::cell::OnceCell;
@@ -15,6 +16,9 @@ use std::sync::Arc;
 
 /// The engine's name in descriptions of models.
 pub const NAME: &str = "rten";
+
+/// The engine's version, as in the workspace's manifest.
+pub const VERSION: &str = "0.27";
 
 /// The engine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -109,26 +113,6 @@ impl RtenGraph {
         Ok(Self { model, weights, signature, inputs, resident })
     }
 
-    /// Puts the inputs into the order of the signature.
-    fn sort_inputs<'t>(&self, inputs: &[(&str, TensorView<'t>)]) -> Result<Vec<TensorView<'t>>, RunError> {
-        let mut sorted: Vec<Option<TensorView<'t>>> = vec![None; self.signature.inputs.len()];
-        for (name, tensor) in inputs {
-            let Some(index) = self.signature.inputs.iter().position(|p| p.name == *name) else {
-                let known = names(&self.signature.inputs);
-                return Err(RunError::UnknownInput { name: (*name).to_owned(), known });
-            };
-            if sorted[index].replace(*tensor).is_some() {
-                return Err(RunError::InputTwice { name: (*name).to_owned() });
-            }
-        }
-        let missing = |port: &Port| RunError::MissingInput { name: port.name.clone() };
-        sorted
-            .into_iter()
-            .zip(&self.signature.inputs)
-            .map(|(t, port)| t.ok_or_else(|| missing(port)))
-            .collect()
-    }
-
     fn compute_in(
         &self,
         inputs: &[TensorView<'_>],
@@ -152,19 +136,10 @@ impl RtenGraph {
         inputs: &[(&str, TensorView<'_>)],
         pool: &Arc<ThreadPool>,
     ) -> Result<Vec<Output<'_>>, RunError> {
-        let inputs = self.sort_inputs(inputs)?;
-        for (port, tensor) in self.signature.inputs.iter().zip(&inputs) {
-            if tensor.ty == TensorType::I64 {
-                let numbers = tensor.data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
-                self.weights.fetch_rows(&port.name, numbers);
-            }
-        }
+        let inputs = sorted(&self.signature, inputs)?;
+        self.weights.fetch_rows_of(&self.signature, &inputs);
         guarded(|| self.compute_in(&inputs, pool)).unwrap_or_else(|panic| Err(RunError::Engine(panic)))
     }
-}
-
-fn names(ports: &[Port]) -> String {
-    ports.iter().map(|p| format!("{:?}", p.name)).collect::<Vec<_>>().join(", ")
 }
 
 thread_local! {
@@ -192,13 +167,7 @@ impl Graph for RtenGraph {
         pool.run(|| {
             let start = thread_cpu_ns();
             let views: Vec<_> = inputs.iter().map(|(name, t)| (name.as_str(), t.view())).collect();
-            let mut outputs = Vec::new();
-            for output in self.compute_on(&views, &pool)? {
-                let mut data = vec![0; output.bytes as usize];
-                let (name, ty, shape) = (output.name.to_owned(), output.ty, output.shape.clone());
-                output.write(&mut data);
-                outputs.push((name, Tensor { ty, shape, data }));
-            }
+            let outputs = self.compute_on(&views, &pool)?.into_iter().map(Output::copied).collect();
             Ok(RunOutput { outputs, cpu_ns: thread_cpu_ns().saturating_sub(start) })
         })
     }
@@ -213,7 +182,7 @@ impl Graph for RtenGraph {
 }
 
 /// Runs a part of the engine; a panic there becomes a message.
-fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");

@@ -1,7 +1,8 @@
-//! Moves the weights out of a graph into a file beside it, in the types that the engine computes with, so that loading maps them as they are.
+//! Moves the weights out of a graph into a file beside it, so that loading maps them as they are: for the default engine in the
+//! types that it computes with, for others in their own.
 
 use crate::onnx::*;
-use crate::order::{Order, constants};
+use crate::order::{Order, Place, constants};
 use crate::{Lookup, WEIGHTS_FILE};
 use bytes::Bytes;
 use half::f16;
@@ -34,12 +35,40 @@ pub fn take_weights(graph: &mut GraphProto, out: impl Write) -> io::Result<Writt
             large.push((order.place(name, bytes), name.map(str::to_owned), tensor));
         }
     });
+    take(large, &order, engine_data, out)
+}
+
+/// Writes all large initialisers of a graph that was checked, in their own types and in the same order. Those of the graphs in it
+/// stay where they are, as do constants.
+pub fn take_initializers(graph: &mut GraphProto, out: impl Write) -> io::Result<Written> {
+    let order = Order::of(graph);
+    let mut large = Vec::new();
+    for tensor in &mut graph.initializer {
+        let element = tensor.data_type.and_then(Element::from_number).map_or(0, Element::size_bytes);
+        let bytes = elements_times(tensor, element);
+        if bytes > INLINE_BYTES_MAX {
+            let name = tensor.name.clone();
+            large.push((order.place(name.as_deref(), bytes), name, tensor));
+        }
+    }
+    take(large, &order, own_data, out)
+}
+
+/// Tensors with their places in the file and the names that nodes know them by.
+type Large<'a> = Vec<(Place, Option<String>, &'a mut TensorProto)>;
+
+fn take(
+    mut large: Large<'_>,
+    order: &Order,
+    data_of: fn(&TensorProto) -> Option<(i32, Bytes)>,
+    out: impl Write,
+) -> io::Result<Written> {
     large.sort_by_key(|(place, ..)| *place);
     let mut out = Blocks::new(out);
     let mut tables_from = None;
     let mut lookups = Vec::new();
     for (place, name, tensor) in large {
-        let Some((data_type, data)) = engine_data(tensor) else { continue };
+        let Some((data_type, data)) = data_of(tensor) else { continue };
         let alignment = if place.table && tables_from.is_none() { PAGE } else { ALIGNMENT };
         let offset = out.align(alignment)?;
         if place.table {
@@ -129,7 +158,34 @@ fn engine_bytes(tensor: &TensorProto) -> u64 {
         Some(UINT8 | INT8) => 1,
         _ => 4,
     };
-    tensor.dims.iter().fold(element, |bytes, &dim| bytes.saturating_mul(u64::try_from(dim).unwrap_or(0)))
+    elements_times(tensor, element)
+}
+
+fn elements_times(tensor: &TensorProto, element_bytes: u64) -> u64 {
+    tensor
+        .dims
+        .iter()
+        .fold(element_bytes, |bytes, &dim| bytes.saturating_mul(u64::try_from(dim).unwrap_or(0)))
+}
+
+/// The element type of a tensor and its bytes, as they are.
+fn own_data(tensor: &TensorProto) -> Option<(i32, Bytes)> {
+    let number = tensor.data_type?;
+    let element = Element::from_number(number)?;
+    if let Some(raw) = &tensor.raw_data {
+        return Some((number, raw.clone()));
+    }
+    let typed = &tensor.int32_data;
+    let data = match element {
+        Element::Float => bytes_of(&tensor.float_data, |v| v.to_le_bytes()),
+        Element::Double => bytes_of(&tensor.double_data, |v| v.to_le_bytes()),
+        Element::Int64 => bytes_of(&tensor.int64_data, |v| v.to_le_bytes()),
+        Element::Int32 => bytes_of(typed, |v| v.to_le_bytes()),
+        Element::Float16 => bytes_of(typed, |v| (v as u16).to_le_bytes()),
+        Element::Uint8 | Element::Int8 => bytes_of(typed, |v| [v as u8]),
+        Element::Bool => bytes_of(typed, |v| [u8::from(v != 0)]),
+    };
+    Some((number, data))
 }
 
 /// The element type and bytes with which the engine computes. It keeps 64-bit integers and booleans as 32-bit

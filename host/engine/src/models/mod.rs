@@ -16,7 +16,7 @@ pub(crate) use loaded::LoadedModels;
 pub(crate) use model::{Inference, Model};
 pub(crate) use run::{Call, InferenceError};
 pub(crate) use slots::InferenceSlots;
-pub(crate) use worker::{Program, Settings, StartError, Stock, private_bytes};
+pub(crate) use worker::{Program, Settings, StartError, Stocks, private_bytes};
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -3,14 +3,14 @@
 use super::packing::Forms;
 use super::queue::Queue;
 use super::slots::InferenceSlots;
-use super::worker::{Death, Loading, SOON_MAX, Settings, StartError, Stock, Worker};
+use super::worker::{Death, Loading, SOON_MAX, Settings, StartError, Stocks, Worker};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use vesta_core::memory::{Grant, Taken};
-use vesta_nn::{Form, LoadError, PreparedFiles, Signature, read_info};
+use vesta_nn::{Form, LoadError, PreparedFiles, Signature, parse_info};
 
 /// Deaths of a model's workers, with no run answered in between, after which the model is set aside.
 const DEATHS_MAX: u32 = 5;
@@ -30,7 +30,7 @@ const AVERAGED: u64 = 8;
 
 /// What all models of a host share.
 pub(crate) struct Inference {
-    pub stock: Stock,
+    pub stocks: Stocks,
     pub slots: Arc<InferenceSlots>,
     /// How many runs there may be at once.
     pub slots_max: u32,
@@ -117,10 +117,10 @@ impl Model {
     ) -> Result<(Arc<Model>, u64), StartError> {
         let lanes = if settings.threads > 1 { 1 } else { inference.slots_max };
         let files = open(&dir)?;
-        let info = read_info(&files.info).map_err(|e| StartError::Refused(e.to_string()))?;
+        let info = parse_info(&files.info).map_err(|e| StartError::Refused(e.to_string()))?;
         let size = |file: &std::fs::File| file.metadata().map_or(0, |m| m.len());
         let resident = size(&files.graph) + size(&files.weights);
-        let (worker, cpu_ns) = start(&inference.stock, &files, settings, lanes)?;
+        let (worker, cpu_ns) = start(&inference.stocks, &files, settings, lanes)?;
         let model = Model {
             inference,
             settings,
@@ -275,10 +275,11 @@ impl Model {
             let files = open(&self.dir)?;
             let lanes = if self.settings.threads > 1 { 1 } else { self.inference.slots_max };
             let (worker, _) = match packed {
-                None => start(&self.inference.stock, &files, self.settings, lanes)?,
+                None => start(&self.inference.stocks, &files, self.settings, lanes)?,
                 Some(held) => {
-                    let form = Loading::Packed(held);
-                    Worker::start(&self.inference.stock, &files, self.settings, lanes, form)?
+                    let stock =
+                        self.inference.stocks.of(self.settings.engine).map_err(StartError::NoWorker)?;
+                    Worker::start(&stock, &files, self.settings, lanes, Loading::Packed(held))?
                 }
             };
             *self.current() = Some(worker.clone());
@@ -290,15 +291,16 @@ impl Model {
 
 /// Starts a worker, and another one where somebody killed it meanwhile.
 fn start(
-    stock: &Stock,
+    stocks: &Stocks,
     files: &PreparedFiles,
     settings: Settings,
     lanes: u32,
 ) -> Result<(Arc<Worker>, u64), StartError> {
+    let stock = stocks.of(settings.engine).map_err(StartError::NoWorker)?;
     let mut tries = STARTS_MAX;
     loop {
         tries -= 1;
-        match Worker::start(stock, files, settings, lanes, Loading::Mapped) {
+        match Worker::start(&stock, files, settings, lanes, Loading::Mapped) {
             Err(StartError::Killed) if tries > 0 => {}
             started => return started,
         }

@@ -51,27 +51,74 @@ pub(crate) const CODE_FILE: &str = "code.cwasm";
 pub(crate) enum Job {
     /// Writes [`CODE_FILE`].
     Compile { source: PathBuf, out: PathBuf, snapshot: bool },
-    /// Writes the files of a prepared model.
-    Model { source: PathBuf, encoding: Encoding, samples: Vec<Sample>, out: PathBuf, limits: ModelLimits },
+    /// Writes the files of a model that is prepared for an engine.
+    Model {
+        engine: For,
+        source: PathBuf,
+        encoding: Encoding,
+        samples: Vec<Sample>,
+        out: PathBuf,
+        limits: ModelLimits,
+    },
     /// Runs what was prepared in `dir` with other samples.
-    Try { dir: PathBuf, samples: Vec<Sample>, limits: ModelLimits },
+    Try { engine: For, dir: PathBuf, samples: Vec<Sample>, limits: ModelLimits },
+}
+
+/// The engine that a model is prepared for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum For {
+    /// With `keep_trial`, a folder, the trial run is kept in a file there.
+    Rten { keep_trial: Option<PathBuf> },
+    /// The outputs are compared with those of a trial run that was kept.
+    OnnxRuntime { library: PathBuf, version: String, reference: Option<PathBuf> },
 }
 
 impl Job {
     /// Files that the child may read.
     fn reads(&self) -> Vec<PathBuf> {
-        match self {
+        let mut reads = match self {
             Job::Compile { source, .. } | Job::Model { source, .. } => vec![source.clone()],
             Job::Try { dir, .. } => [GRAPH_FILE, WEIGHTS_FILE, INFO_FILE].map(|file| dir.join(file)).into(),
+        };
+        if let Some(For::OnnxRuntime { reference: Some(reference), .. }) = self.engine() {
+            reads.push(reference.clone());
+        }
+        reads
+    }
+
+    /// Folders in which the child may write.
+    fn writes(&self) -> Vec<&Path> {
+        let mut writes: Vec<&Path> = match self {
+            Job::Compile { out, .. } | Job::Model { out, .. } => vec![out],
+            Job::Try { .. } => Vec::new(),
+        };
+        if let Some(For::Rten { keep_trial: Some(folder) }) = self.engine() {
+            writes.push(folder);
+        }
+        writes
+    }
+
+    fn engine(&self) -> Option<&For> {
+        match self {
+            Job::Compile { .. } => None,
+            Job::Model { engine, .. } | Job::Try { engine, .. } => Some(engine),
         }
     }
 
-    /// The folder in which the child may write.
-    fn writes(&self) -> Option<&Path> {
-        match self {
-            Job::Compile { out, .. } | Job::Model { out, .. } => Some(out),
-            Job::Try { .. } => None,
+    /// A library that the child opens before it is confined.
+    pub fn library(&self) -> Option<&Path> {
+        match self.engine()? {
+            For::OnnxRuntime { library, .. } => Some(library),
+            For::Rten { .. } => None,
         }
+    }
+}
+
+impl For {
+    /// Whether the trial run itself is asked for, beside its result.
+    pub fn wants_trial(&self) -> bool {
+        let (For::Rten { keep_trial: file } | For::OnnxRuntime { reference: file, .. }) = self;
+        file.is_some()
     }
 }
 
@@ -126,22 +173,23 @@ impl ChildError {
 /// Exit code of a child that could not limit or confine itself.
 const NOT_CONFINED: u8 = 3;
 
-/// The child's whole life: reads one order from its standard input, limits and confines itself, works,
-/// answers.
+/// The child's whole life: reads one order from its standard input, makes ready for the job with `open`,
+/// limits and confines itself, works, answers.
 ///
 /// Returns the exit code of the process.
-pub(crate) fn main(work: fn(Job) -> Answer) -> u8 {
+pub(crate) fn main<T>(open: fn(&Job) -> T, work: fn(Job, T) -> Answer) -> u8 {
     let mut text = String::new();
     if std::io::stdin().read_to_string(&mut text).is_err() {
         return 2;
     }
     let Ok(order) = serde_json::from_str::<Order>(&text) else { return 2 };
+    let opened = open(&order.job);
     // Before anything of the upload is read, and while there is one thread.
     if let Err(e) = give_up(&order) {
         eprintln!("{e}");
         return NOT_CONFINED;
     }
-    let answer = work(order.job);
+    let answer = work(order.job, opened);
     let Ok(json) = serde_json::to_vec(&answer) else { return 2 };
     if std::io::stdout().write_all(&json).is_err() { 2 } else { 0 }
 }
@@ -155,7 +203,7 @@ fn give_up(order: &Order) -> Result<(), ConfineError> {
     confine(&Confinement {
         profile: Profile::Prepare,
         read: &reads,
-        write: order.job.writes().as_slice(),
+        write: &order.job.writes(),
         parent: Some(order.parent),
     })?;
     Ok(())
@@ -185,9 +233,13 @@ pub(crate) async fn run(
     spent: &CpuTime,
 ) -> Result<Answer, ChildError> {
     let parent = std::process::id();
+    let has_library = job.library().is_some();
     let order = serde_json::to_vec(&Order { parent, limits, job }).map_err(std::io::Error::other)?;
     let mut command = Command::new(program);
     command.arg(argument).env_clear().kill_on_drop(true);
+    if has_library {
+        command.envs([vesta_nn::ONNX_RUNTIME_ENVIRONMENT]);
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (mut child, _thread) = spawn(command).await?;
     let mut books = Books::open(&child, spent)?;
@@ -301,11 +353,26 @@ mod tests {
         let (source, out) = (PathBuf::from("/data/blobs/ab/cd"), PathBuf::from("/data/cache/jobs/0"));
         let compile = Job::Compile { source: source.clone(), out: out.clone(), snapshot: true };
         let (encoding, limits) = (Encoding::Onnx, ModelLimits::default());
-        let model =
-            Job::Model { source: source.clone(), encoding, samples: Vec::new(), out: out.clone(), limits };
-        for job in [compile, model] {
+        let model = |engine| {
+            let (source, out, limits) = (source.clone(), out.clone(), limits.clone());
+            Job::Model { engine, source, encoding, samples: Vec::new(), out, limits }
+        };
+        for job in [compile, model(For::Rten { keep_trial: None })] {
             assert_eq!(job.reads(), std::slice::from_ref(&source));
-            assert_eq!(job.writes(), Some(out.as_path()));
+            assert_eq!(job.writes(), [out.as_path()]);
         }
+        let trial = PathBuf::from("/data/cache/jobs/1");
+        let keeps = model(For::Rten { keep_trial: Some(trial.clone()) });
+        assert_eq!(
+            (keeps.reads(), keeps.writes()),
+            (vec![source.clone()], vec![out.as_path(), trial.as_path()])
+        );
+        let (library, version) = ("/data/engines/library".into(), "1".into());
+        let reference = trial.join(vesta_nn::TRIAL_FILE);
+        let compares = model(For::OnnxRuntime { library, version, reference: Some(reference.clone()) });
+        assert_eq!(
+            (compares.reads(), compares.writes()),
+            (vec![source.clone(), reference], vec![out.as_path()])
+        );
     }
 }

@@ -10,6 +10,7 @@ mod hostile;
 #[path = "../../../../../tests/support/mutate.rs"]
 mod mutate;
 mod mutated;
+mod onnx_runtime;
 mod quantized;
 mod refusals;
 mod rewrites;

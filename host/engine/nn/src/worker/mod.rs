@@ -12,12 +12,13 @@ pub mod wire;
 
 use crate::confine::{Confinement, Profile, confine};
 use crate::rten::thread_cpu_ns;
-use crate::{Backend, Graph, PreparedFiles, ReadAhead, Rten, heap};
+use crate::{Backend, Graph, OnnxRuntime, PreparedFiles, ReadAhead, Rten, heap};
 use lane::Lane;
 use rustix::net::RecvFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use wire::{Answer, Control};
@@ -25,10 +26,20 @@ use wire::{Answer, Control};
 /// Stack of a lane's threads, in bytes; touched as far as it is used.
 pub const STACK_BYTES: usize = 2 << 20;
 
-/// The life of the fork server and of each of its workers; `parent` is the host's process. Returns the exit
-/// code of its own.
-pub fn main(parent: u32) -> u8 {
-    main_with(parent, &Rten)
+/// The life of the fork server and of each of its workers; `parent` is the host's process. With `library`,
+/// workers serve models by ONNX Runtime, whose library that is. Returns the exit code of its own.
+pub fn main(parent: u32, library: Option<&Path>) -> u8 {
+    let Some(library) = library else { return main_with(parent, &Rten) };
+    heap::keep();
+    // Once, before anything is forked and confined: workers share what the linker and the library write now,
+    // and can open no file later.
+    match OnnxRuntime::open(library) {
+        Ok(engine) => main_with(parent, Box::leak(Box::new(engine))),
+        Err(e) => {
+            eprintln!("{}: {e}", library.display());
+            4
+        }
+    }
 }
 
 /// The same with another engine.
@@ -69,7 +80,7 @@ fn serve(control: &OwnedFd, usage: Usage, engine: &'static dyn Backend) -> io::R
     };
     let files = PreparedFiles { graph: graph.into(), weights: weights.into(), info: info.into() };
     let begun = thread_cpu_ns();
-    let graph = match engine.load(files, form) {
+    let graph = match engine.load_for(files, threads as usize, form) {
         Ok(graph) => graph,
         Err(e) => {
             let reason = e.to_string().chars().take(1_000).collect();

@@ -12,8 +12,9 @@ mod stock;
 
 pub(crate) use lane::{Answered, Lane, LaneError, SOON_MAX};
 pub(crate) use process::Program;
-pub(crate) use stock::Stock;
+pub(crate) use stock::{Stock, Stocks};
 
+use crate::engines::Engine;
 use crate::meter::processes::{self, watched};
 use process::{Exit, Process, has_input, is_gone};
 use rustix::net::RecvFlags;
@@ -43,6 +44,12 @@ const WORKER_BYTES: u64 = 4 << 20;
 const PRIVATE_BYTES: u64 = 1 << 20;
 /// What the engine keeps of a model's graph in memory, for each byte of its file.
 const GRAPH_FACTOR: u64 = 2;
+/// The same of ONNX Runtime, which also keeps most weights a second time, in the order in which its kernels
+/// read them.
+const ONNX_RUNTIME_BYTES: u64 = 6 << 20;
+const ONNX_RUNTIME_GRAPH_FACTOR: u64 = 12;
+/// While it loads a model it may hold this times what it keeps.
+const LOAD_TIMES: u64 = 2;
 /// Descriptors of a worker beside those of its lanes, which have a socket and memory each.
 const DESCRIPTORS: u64 = 32;
 /// Of the packed weights, the part that packing them may take beside, for a moment.
@@ -53,6 +60,7 @@ const CLOCK_LAG_NS: u64 = 20_000_000;
 /// How a model is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Settings {
+    pub engine: Engine,
     /// What runs may hold at once beyond the weights, in bytes.
     pub memory_bytes: u64,
     /// CPU time of a run, in nanoseconds.
@@ -158,8 +166,8 @@ impl Worker {
         let started = Worker::load(&process, files, settings, lanes_max, &loading);
         match started {
             Ok((lane, cpu_ns)) => {
-                let graph_bytes = files.graph.metadata().map_or(0, |file| file.len());
-                processes::counts(process.pid, private_bytes(graph_bytes).saturating_add(loading.bytes()));
+                let counted = files_private_bytes(settings.engine, files).saturating_add(loading.bytes());
+                processes::counts(process.pid, counted);
                 let worker = Worker::watched(process, lane, lanes_max, loading, stock.retirement());
                 Ok((worker.map_err(StartError::NoWorker)?, cpu_ns))
             }
@@ -184,9 +192,12 @@ impl Worker {
         lanes_max: u32,
         loading: &Loading,
     ) -> Result<(Lane, u64), StartError> {
-        // Packing takes some memory for a moment.
-        let form_bytes = loading.bytes().saturating_add(loading.bytes() / PACKING_SHARE);
-        let more = settings.memory_bytes.saturating_add(WORKER_BYTES).saturating_add(form_bytes);
+        let own = match settings.engine {
+            // Packing takes some memory for a moment.
+            Engine::Rten => loading.bytes().saturating_add(loading.bytes() / PACKING_SHARE),
+            Engine::OnnxRuntime => files_private_bytes(settings.engine, files).saturating_mul(LOAD_TIMES),
+        };
+        let more = settings.memory_bytes.saturating_add(WORKER_BYTES).saturating_add(own);
         let stacks = LANE_BYTES.saturating_mul(u64::from(lanes_max) * u64::from(settings.threads + 1));
         process.limit_memory(more.saturating_add(stacks)).map_err(StartError::NoWorker)?;
         process.limit_descriptors(DESCRIPTORS + 2 * u64::from(lanes_max)).map_err(StartError::NoWorker)?;
@@ -450,10 +461,21 @@ impl Drop for LaneInUse {
     }
 }
 
-/// What is on the host's books for a worker from its start on, in bytes, with a graph of this size. What it
-/// holds beyond that is known with the next look at the kernel.
-pub(crate) fn private_bytes(graph_bytes: u64) -> u64 {
-    PRIVATE_BYTES.saturating_add(graph_bytes.saturating_mul(GRAPH_FACTOR))
+/// What is on the host's books for a worker from its start on, in bytes, with a graph and weights of these
+/// sizes. What it holds beyond that is known with the next look at the kernel.
+pub(crate) fn private_bytes(engine: Engine, graph_bytes: u64, weights_bytes: u64) -> u64 {
+    match engine {
+        Engine::Rten => PRIVATE_BYTES.saturating_add(graph_bytes.saturating_mul(GRAPH_FACTOR)),
+        Engine::OnnxRuntime => {
+            let graph_bytes = graph_bytes.saturating_mul(ONNX_RUNTIME_GRAPH_FACTOR);
+            ONNX_RUNTIME_BYTES.saturating_add(graph_bytes).saturating_add(weights_bytes)
+        }
+    }
+}
+
+fn files_private_bytes(engine: Engine, files: &PreparedFiles) -> u64 {
+    let size = |file: &std::fs::File| file.metadata().map_or(0, |file| file.len());
+    private_bytes(engine, size(&files.graph), size(&files.weights))
 }
 
 /// A socket whose other side is gone says so in several ways: here in one.

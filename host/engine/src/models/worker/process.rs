@@ -7,6 +7,7 @@ use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open,
     pidfd_send_signal, prlimit, waitid,
 };
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,8 +22,9 @@ use vesta_nn::worker::wire;
 /// of a failed allocation fits.
 const COMPLAINT_BYTES: u64 = 4 << 10;
 
-/// How long the fork server may take for an answer.
+/// How long the fork server may take for an answer, and for the first one where it reads a library before.
 const FORK_MAX: Duration = Duration::from_secs(1);
+const OPEN_MAX: Duration = Duration::from_secs(10);
 
 /// What workers are forked from.
 #[derive(Debug, Clone)]
@@ -30,6 +32,8 @@ pub(crate) struct Program {
     pub path: PathBuf,
     /// The hidden command that calls [`vesta_nn::worker::main`].
     pub argument: &'static str,
+    /// The library of ONNX Runtime, for workers that serve models by it.
+    pub library: Option<PathBuf>,
 }
 
 /// A process that was started and not reaped yet. Dropping it ends it.
@@ -45,14 +49,19 @@ pub(crate) struct Process {
 }
 
 /// The process that workers are forked from. Its end is nothing to them.
-pub(crate) struct ForkServer(Process);
+pub(crate) struct ForkServer {
+    process: Process,
+    /// How long its next answer may take.
+    answer_max: Duration,
+}
 
 impl ForkServer {
     /// Starts it. It ends with the calling thread; what it forks ends with the host.
     pub fn start(program: &Program) -> io::Result<ForkServer> {
         // Of the whole process, and for good: the parent of its orphans' orphans.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        Process::execute(program).map(ForkServer)
+        let answer_max = if program.library.is_some() { OPEN_MAX } else { FORK_MAX };
+        Ok(ForkServer { process: Process::execute(program)?, answer_max })
     }
 
     /// Forks a spare. What one that ends meanwhile had begun to fork ends by itself, and is reaped with the
@@ -62,8 +71,8 @@ impl ForkServer {
             Ok(forked) => forked.map_err(ForkError::Refused),
             Err(e) if is_gone(&e) => {
                 // It has closed its socket, and so has ended, or should.
-                self.0.kill();
-                let exit = self.0.wait().map_err(ForkError::Gone)?;
+                self.process.kill();
+                let exit = self.process.wait().map_err(ForkError::Gone)?;
                 let text = format!("the process that workers are forked from has ended: {exit}");
                 Err(ForkError::Gone(io::Error::other(text)))
             }
@@ -72,15 +81,16 @@ impl ForkServer {
     }
 
     /// The inner error is the fork server's answer.
-    fn ask(&self) -> io::Result<io::Result<Process>> {
-        let socket = self.0.control.as_fd();
+    fn ask(&mut self) -> io::Result<io::Result<Process>> {
+        let socket = self.process.control.as_fd();
         let (control, theirs) = packets()?;
         let complaint = complaint()?;
         wire::send(socket, &Order::Fork, &[theirs.as_fd(), complaint.as_fd()])?;
         drop(theirs);
-        if !has_input(socket, FORK_MAX)? {
+        if !has_input(socket, self.answer_max)? {
             return Err(io::ErrorKind::TimedOut.into());
         }
+        self.answer_max = FORK_MAX;
         let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
         match wire::receive::<Forked>(socket, &mut buffer, RecvFlags::empty())?.0 {
             Forked::Worker { pid, cpu_ns, shared_bytes } => {
@@ -121,8 +131,14 @@ impl Process {
         let child = Command::new(&program.path)
             .arg0("vesta")
             .args([program.argument, &std::process::id().to_string()])
+            .args(
+                program
+                    .library
+                    .iter()
+                    .flat_map(|library| [OsStr::new("--onnx-runtime"), library.as_os_str()]),
+            )
             .env_clear()
-            .envs([vesta_nn::ENVIRONMENT])
+            .envs([vesta_nn::ENVIRONMENT, vesta_nn::ONNX_RUNTIME_ENVIRONMENT])
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::from(complaint.try_clone()?))

@@ -4,12 +4,13 @@
 //! as the host, since a process that asked for it ends with the **thread** that started it.
 
 use super::process::{ForkError, ForkServer, Process, Program};
+use crate::engines::{Engine, Engines};
 use crate::meter::cpu;
 use std::io;
 use std::mem::take;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vesta_core::vital::Vital;
+use vesta_core::vital::{Vital, Vitals};
 
 /// Spares in stock.
 const SPARES: usize = 2;
@@ -22,6 +23,42 @@ const REST: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_millis(200);
 
 pub(crate) struct Stock(Arc<Shared>);
+
+/// A stock for each engine. That of ONNX Runtime is opened when a function first needs it.
+pub(crate) struct Stocks {
+    rten: Arc<Stock>,
+    onnx_runtime: Mutex<Option<Arc<Stock>>>,
+    engines: Arc<Engines>,
+    program: Program,
+    vitals: Vitals,
+}
+
+impl Stocks {
+    /// Opens the stock of the embedded engine.
+    pub fn open(program: Program, engines: Arc<Engines>, vitals: Vitals) -> io::Result<Stocks> {
+        let rten = Arc::new(Stock::open(program.clone(), vitals.hold("stock of workers"))?);
+        Ok(Stocks { rten, onnx_runtime: Mutex::default(), engines, program, vitals })
+    }
+
+    /// An engine's stock.
+    ///
+    /// # Errors
+    /// An engine that is not installed, or a thread that cannot be started.
+    pub fn of(&self, engine: Engine) -> io::Result<Arc<Stock>> {
+        if engine == Engine::Rten {
+            return Ok(self.rten.clone());
+        }
+        let mut stock = self.onnx_runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stock) = stock.as_ref() {
+            return Ok(stock.clone());
+        }
+        let library =
+            self.engines.library().ok_or_else(|| io::Error::other("ONNX Runtime is not installed"))?;
+        let program = Program { library: Some(library.path), ..self.program.clone() };
+        let vital = self.vitals.hold("stock of ONNX Runtime's workers");
+        Ok(stock.insert(Arc::new(Stock::open(program, vital)?)).clone())
+    }
+}
 
 struct Shared {
     program: Program,
