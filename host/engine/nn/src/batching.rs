@@ -54,7 +54,7 @@ type Values = Vec<(String, Tensor)>;
 pub fn mixes_rows(graph: &GraphProto) -> bool {
     graph.node.iter().any(|node| {
         let has_graph = node.attribute.iter().any(|a| a.g.is_some() || !a.graphs.is_empty());
-        has_graph || MIXING.contains(&node.op()) || !axes(graph, node).is_some_and(|axes| !axes.contains(&0))
+        has_graph || MIXING.contains(&node.op()) || axes(graph, node).is_none_or(|axes| axes.contains(&0))
     })
 }
 
