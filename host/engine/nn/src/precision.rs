@@ -137,7 +137,8 @@ impl Pass {
         for (i, name) in node.output.iter().enumerate() {
             let mut value = match branches {
                 [] => self.value(node, i, &place, facts, &inputs, name),
-                _ => join(branches.iter().map(|outputs| outputs.get(i))),
+                // The first output of a loop's body says whether it goes on.
+                _ => join(branches.iter().map(|outputs| outputs.get(i + usize::from(node.is("Loop"))))),
             };
             let element = facts.get(name).and_then(|f| f.element);
             value.rounded_once =
@@ -192,7 +193,8 @@ impl Pass {
         let data = inputs.iter().enumerate().filter(|(i, _)| !steers(node, *i)).filter_map(|(_, v)| *v);
         let of_shapes = matches!(node.op(), "Shape" | "Size")
             || (!node.input.is_empty() && data.clone().all(|v| known(&v)));
-        let inherited = data.clone().find_map(|v| v.doubt.clone()).filter(|_| !is_comparison(node));
+        let inherited =
+            data.clone().map(|v| v.doubt.clone()).fold(None, graver).filter(|_| !is_comparison(node));
         let mut value = Value { bounds, of_shapes, ..Value::default() };
         if element == Some(Element::Int64) {
             value = value.in_doubt(place, casts_floats(node, facts));
@@ -240,12 +242,20 @@ fn join<'v>(of: impl Iterator<Item = Option<&'v Value>>) -> Value {
             Some(before) => Value {
                 bounds: before.bounds.zip(value.bounds).map(|(a, b)| a.or(b)),
                 of_shapes: before.of_shapes && value.of_shapes,
-                doubt: before.doubt.or(value.doubt),
+                doubt: graver(before.doubt, value.doubt),
                 rounded_once: before.rounded_once && value.rounded_once,
             },
         });
     }
     joined.unwrap_or_default()
+}
+
+/// What nothing tells of counts more than what fails.
+fn graver(one: Option<Doubt>, other: Option<Doubt>) -> Option<Doubt> {
+    match (one, other) {
+        (Some(silent @ Doubt::Silent(_)), _) | (_, Some(silent @ Doubt::Silent(_))) => Some(silent),
+        (one, other) => one.or(other),
+    }
 }
 
 fn casts_floats(node: &NodeProto, facts: &Facts) -> bool {
@@ -278,7 +288,7 @@ fn steers(node: &NodeProto, input: usize) -> bool {
         "Slice" => input >= 1,
         "Pad" => input == 1 || input == 3,
         "OneHot" => input <= 1,
-        "ConstantOfShape" | "Range" | "EyeLike" | "Shape" | "Size" | "NonZero" => true,
+        "ConstantOfShape" | "EyeLike" | "Shape" | "Size" | "NonZero" => true,
         "Where" => input == 0,
         "STFT" => input == 1 || input == 3,
         "RotaryEmbedding" => input == 3,

@@ -88,7 +88,16 @@ fn decode(source: &Path, limits: &ModelLimits) -> Result<(ModelProto, u64), Prep
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
     names::give(&mut model);
+    if let Some(graph) = &mut model.graph {
+        without_weights_among_inputs(graph);
+    }
     Ok((model, source_bytes))
+}
+
+/// An input with a value in the file is a weight, as files before IR version 4 had to list it.
+fn without_weights_among_inputs(graph: &mut GraphProto) {
+    let weights: HashSet<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
+    graph.input.retain(|i| !weights.contains(i.name.as_deref().unwrap_or_default()));
 }
 
 fn producer(model: &ModelProto) -> String {
@@ -240,9 +249,6 @@ fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), P
 /// The model's inputs and outputs. Dimensions of 0 or less, which some exporters write for open ones, are
 /// opened.
 pub fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signature, PrepareError> {
-    // An input with a value in the file is a weight, as files before IR version 4 had to list it.
-    let weights: HashSet<&str> = graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
-    graph.input.retain(|i| !weights.contains(i.name.as_deref().unwrap_or_default()));
     let mut signature = Signature::default();
     for (kind, values, ports) in [
         ("input", &mut graph.input, &mut signature.inputs),

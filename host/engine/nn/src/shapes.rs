@@ -3,12 +3,20 @@
 use crate::facts::{Dim, Dims, Facts};
 use crate::onnx::*;
 
+/// Most dimensions of a shape that is followed.
+const RANK_MAX: usize = 16;
+
 /// The shape of each output. `None` where it is not known.
 pub fn of(node: &NodeProto, facts: &Facts) -> Vec<Dims> {
     if !node.op_domain().is_empty() {
         return vec![facts.input(node, 0).and_then(|f| f.dims.clone())];
     }
-    Shapes { node, facts }.outputs()
+    let mut shapes = Shapes { node, facts }.outputs();
+    for shape in &mut shapes {
+        // No tensor has more dimensions; a hostile graph could double them with each node.
+        shape.take_if(|dims| dims.len() > RANK_MAX);
+    }
+    shapes
 }
 
 /// The numbers that a `Shape` node gives, where all are known.
@@ -80,7 +88,7 @@ impl Shapes<'_> {
     /// Length of an input that is a list.
     fn length(&self, input: usize) -> Option<usize> {
         match self.dims(input)?[..] {
-            [dim] => usize::try_from(dim?).ok(),
+            [dim] => usize::try_from(dim?).ok().filter(|rank| *rank <= RANK_MAX),
             _ => None,
         }
     }
@@ -91,51 +99,51 @@ impl Shapes<'_> {
 
     fn outputs(&self) -> Vec<Dims> {
         let int = |name: &str, default: i64| self.node.int(name).unwrap_or(default);
-        let one =
-            match self.node.op() {
-                "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Equal" | "Greater" | "GreaterOrEqual"
-                | "Less" | "LessOrEqual" | "And" | "Or" | "Xor" | "Where" | "Max" | "Min" | "Mean"
-                | "Sum" | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => self.broadcast(),
-                "Shape" => self.rank(0).map(|rank| vec![Some(part_of_shape(self.node, rank).len() as u64)]),
-                "Size" | "SequenceLength" => Some(vec![]),
-                "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean"
-                | "ReduceMin" | "ReduceProd" | "ReduceSum" | "ReduceSumSquare" => self.reduced(),
-                "ArgMax" | "ArgMin" => self.along(int("axis", 0), int("keepdims", 1) != 0),
-                "Transpose" => self.transposed(),
-                "Flatten" => Some(vec![None, None]),
-                "Reshape" => self.reshaped(),
-                "Squeeze" => self.squeezed(),
-                "Unsqueeze" => self.unsqueezed(),
-                "Concat" => self.joined(int("axis", 0)),
-                "Split" => return vec![self.open_at(int("axis", 0)); self.node.output.len()],
-                "Slice" => self.sliced(),
-                "Expand" => self.expanded(),
-                "Tile" | "Pad" | "Resize" | "Upsample" | "Conv" | "ConvTranspose" | "ConvInteger"
-                | "MaxPool" | "AveragePool" | "LpPool" | "GridSample" | "DFT" | "DepthToSpace"
-                | "SpaceToDepth" => return vec![self.open(0); 2],
-                "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => self.open(0),
-                "Gather" => self.gathered(int("axis", 0)),
-                "GatherElements" => self.dims(1),
-                "GatherND" => self.gathered_nd(int("batch_dims", 0)),
-                "OneHot" => self.rank(0).map(|rank| vec![None; rank + 1]),
-                "MatMul" | "MatMulInteger" | "QLinearMatMul" => self.product(),
-                "Gemm" => Some(vec![None, None]),
-                "LSTM" | "GRU" | "RNN" => {
-                    return vec![Some(vec![None; 4]), Some(vec![None; 3]), Some(vec![None; 3])];
-                }
-                "Range" => Some(vec![None]),
-                "ConstantOfShape" => self.filled(),
-                "TopK" => return vec![self.open_at(int("axis", -1)); 2],
-                "NonZero" => Some(vec![self.rank(0).map(|r| r.max(1) as u64), None]),
-                "NonMaxSuppression" => Some(vec![None, Some(3)]),
-                "STFT" => Some(vec![None; 4]),
-                "Einsum" => self.einsum(),
-                "DynamicQuantizeLinear" => return vec![self.dims(0), Some(vec![]), Some(vec![])],
-                "If" | "SequenceAt" | "ConcatFromSequence" | "Compress" | "Unique" | "Constant"
-                | "Attention" => None,
-                "LayerNormalization" => return vec![self.dims(0), self.open(0), self.open(0)],
-                _ => return vec![self.dims(0); self.node.output.len()],
-            };
+        let one = match self.node.op() {
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Equal" | "Greater" | "GreaterOrEqual"
+            | "Less" | "LessOrEqual" | "And" | "Or" | "Xor" | "Where" | "Max" | "Min" | "Mean" | "Sum"
+            | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" => self.broadcast(),
+            "Shape" => self.rank(0).map(|rank| vec![Some(part_of_shape(self.node, rank).len() as u64)]),
+            "Size" | "SequenceLength" => Some(vec![]),
+            "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean"
+            | "ReduceMin" | "ReduceProd" | "ReduceSum" | "ReduceSumSquare" => self.reduced(),
+            "ArgMax" | "ArgMin" => self.along(int("axis", 0), int("keepdims", 1) != 0),
+            "Transpose" => self.transposed(),
+            "Flatten" => Some(vec![None, None]),
+            "Reshape" => self.reshaped(),
+            "Squeeze" => self.squeezed(),
+            "Unsqueeze" => self.unsqueezed(),
+            "Concat" => self.joined(int("axis", 0)),
+            "Split" => return vec![self.open_at(int("axis", 0)); self.node.output.len()],
+            "Slice" => self.sliced(),
+            "Expand" => self.expanded(),
+            "Tile" | "Pad" | "Resize" | "Upsample" | "Conv" | "ConvTranspose" | "ConvInteger" | "MaxPool"
+            | "AveragePool" | "LpPool" | "GridSample" | "DFT" | "DepthToSpace" | "SpaceToDepth" => {
+                return vec![self.open(0); 2];
+            }
+            "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => self.open(0),
+            "Gather" => self.gathered(int("axis", 0)),
+            "GatherElements" => self.dims(1),
+            "GatherND" => self.gathered_nd(int("batch_dims", 0)),
+            "OneHot" => self.rank(0).map(|rank| vec![None; rank + 1]),
+            "MatMul" | "MatMulInteger" | "QLinearMatMul" => self.product(),
+            "Gemm" => Some(vec![None, None]),
+            "LSTM" | "GRU" | "RNN" => {
+                return vec![Some(vec![None; 4]), Some(vec![None; 3]), Some(vec![None; 3])];
+            }
+            "Range" => Some(vec![None]),
+            "ConstantOfShape" => self.filled(),
+            "TopK" => return vec![self.open_at(int("axis", -1)); 2],
+            "NonZero" => Some(vec![self.rank(0).map(|r| r.max(1) as u64), None]),
+            "NonMaxSuppression" => Some(vec![None, Some(3)]),
+            "STFT" => Some(vec![None; 4]),
+            "Einsum" => self.einsum(),
+            "DynamicQuantizeLinear" => return vec![self.dims(0), Some(vec![]), Some(vec![])],
+            "If" | "SequenceAt" | "ConcatFromSequence" | "Compress" | "Unique" | "Constant" | "Attention"
+            | "Loop" | "Scan" => None,
+            "LayerNormalization" => return vec![self.dims(0), self.open(0), self.open(0)],
+            _ => return vec![self.dims(0); self.node.output.len()],
+        };
         vec![one]
     }
 

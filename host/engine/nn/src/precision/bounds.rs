@@ -48,6 +48,12 @@ impl Bounds {
         Self { low: self.low.max(BITS_32.low), high: self.high.min(BITS_32.high) }
     }
 
+    /// Those of the nearest floats, which have 24 bits.
+    fn rounded(self) -> Self {
+        let step = self.largest() / (1 << 24);
+        Self { low: self.low - step, high: self.high + step }
+    }
+
     /// 2^31 alone is what the negation of a number of 32 bits may be beyond them.
     fn without_edge(self) -> Self {
         if self.high == BITS_32.high + 1 { Self { high: BITS_32.high, ..self } } else { self }
@@ -105,7 +111,12 @@ pub fn of_node(
         }
         ("Max", _) => extreme(all(), |a, b| a.max(b)),
         ("Min", _) => extreme(all(), |a, b| a.min(b)),
-        ("Clip", _) => clip(at(0), at(1), at(2)),
+        ("Clip", _) => {
+            // A bound that is given and not known may be any number.
+            let any = Bounds { low: i64::MIN.into(), high: i64::MAX.into() };
+            let bound = |i: usize| given(i).then(|| at(i).unwrap_or(any));
+            clip(at(0), bound(1), bound(2))
+        }
         ("Add" | "Sum", _) => all()
             .reduce(|a, b| a.zip(b).and_then(|(a, b)| Bounds::new(a.low + b.low, a.high + b.high)))
             .flatten(),
@@ -131,15 +142,40 @@ pub fn of_node(
             Bounds::new(a.low.min(0) * count, a.largest().max(0).min(a.high.max(-a.low)) * count)
         }),
         ("ReduceSumSquare", _) => {
-            at(0).and_then(|a| Bounds::new(0, a.largest() * a.largest() * count(node, facts)))
+            let sum = |a: Bounds| a.largest().checked_pow(2)?.checked_mul(count(node, facts));
+            at(0).and_then(|a| Bounds::new(0, sum(a)?))
         }
         _ => None,
     };
     match element {
-        // Numbers of fewer bits stay within them.
         Some(Element::Int64) => bounds,
+        // Sums and products of floats, and quotients by less than 1, may be anything.
+        Some(Element::Float | Element::Float16 | Element::Double) => {
+            bounds.filter(|_| !computes(node)).map(Bounds::rounded)
+        }
+        // Numbers of fewer bits stay within them.
         _ => bounds.map(Bounds::within_32).or_else(|| Bounds::of_element(element)),
     }
+}
+
+/// Whether a node's numbers are others than those of its inputs.
+fn computes(node: &NodeProto) -> bool {
+    matches!(
+        node.op(),
+        "Add"
+            | "Sum"
+            | "Sub"
+            | "Mul"
+            | "Neg"
+            | "Abs"
+            | "Div"
+            | "Mod"
+            | "Range"
+            | "ReduceSum"
+            | "CumSum"
+            | "ReduceL1"
+            | "ReduceSumSquare"
+    )
 }
 
 /// Elements of the first input, or the most that a dimension may have.

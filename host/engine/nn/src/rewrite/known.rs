@@ -163,12 +163,12 @@ impl Seen<'_> {
 
 /// The shape of a product of matrices.
 fn product(left: Option<Shape>, right: Option<Shape>) -> Option<Shape> {
-    let (mut left, right) = (left?, right?);
-    if left.len() < 2 || right.len() < 2 || right.len() > left.len() {
-        return None;
-    }
-    *left.last_mut()? = *right.last()?;
-    Some(left)
+    let (mut left, mut right) = (left?, right?);
+    let (columns, _) = (right.pop()?, right.pop()?);
+    let (_, rows) = (left.pop()?, left.pop()?);
+    let mut shape = broadcast(Some(left), Some(right))?;
+    shape.extend([rows, columns]);
+    Some(shape)
 }
 
 /// The shape of two values that are broadcast: dimensions that are known to be more than 1 in either.

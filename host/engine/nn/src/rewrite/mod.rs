@@ -225,8 +225,8 @@ fn contributed_between(build: &mut Build<'_>, node: &NodeProto, op: &str) -> Res
     }
     let mut attributes = node.attribute.clone();
     attributes.retain(|a| !matches!(a.name.as_deref(), Some("channels_last" | "opset")));
-    if op == "Softmax" && node.int("opset").is_some_and(|opset| opset < 13) {
-        return Err(refusal(node, "it is that of an opset before 13"));
+    if op == "Softmax" && (build.opset() < 13 || node.int("opset").is_some_and(|opset| opset < 13)) {
+        return Err(refusal(node, "it, or the model around it, is of an opset before 13"));
     }
     match op {
         "Concat" => {

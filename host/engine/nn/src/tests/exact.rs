@@ -217,3 +217,53 @@ fn a_model_without_an_opset_is_taken_as_meant() {
     let found = prepare_model(&without).result.expect("prepared");
     assert!(found.notes.iter().any(|n| n.contains("26 is assumed")), "{:?}", found.notes);
 }
+
+/// A node that casts to an element type.
+fn cast(input: &str, to: i64, output: &str) -> NodeProto {
+    NodeProto { attribute: vec![int("to", to)], ..node("Cast", &[input], output) }
+}
+
+#[test]
+fn floats_that_become_integers_may_be_beyond_32_bits_whatever_they_come_from() {
+    let whole = || vec![port("x", 7, &[2])];
+    let squares = vec![cast("x", 1, "f"), node("Mul", &["f", "f"], "p"), cast("p", 7, "y")];
+    let thousands = GraphProto {
+        initializer: vec![floats("t", &[], &[0.001])],
+        ..graph(
+            vec![cast("x", 1, "f"), node("Div", &["f", "t"], "p"), cast("p", 7, "y")],
+            whole(),
+            port("y", 7, &[2]),
+        )
+    };
+    let positive = GraphProto {
+        initializer: vec![floats("none", &[], &[0.0])],
+        ..graph(
+            vec![node("Max", &["x", "none"], "p"), cast("p", 7, "y")],
+            vec![port("x", 1, &[2])],
+            port("y", 7, &[2]),
+        )
+    };
+    for graph in [graph(squares, whole(), port("y", 7, &[2])), thousands, positive] {
+        assert!(!info(graph).reduced.is_empty());
+    }
+    // Of truths and their sums everything is known.
+    let bounded = GraphProto {
+        initializer: vec![floats("low", &[], &[0.0]), floats("high", &[], &[9.0])],
+        ..graph(
+            vec![node("Greater", &["x", "low"], "t"), cast("t", 1, "f"), cast("f", 7, "y")],
+            vec![port("x", 1, &[2])],
+            port("y", 7, &[2]),
+        )
+    };
+    assert_eq!(info(bounded).reduced, Vec::<String>::new());
+}
+
+#[test]
+fn powers_of_integers_are_refused() {
+    for (base, exponent) in [(7, 7), (6, 1), (7, 1)] {
+        let power = node("Pow", &["x", "e"], "y");
+        let inputs = vec![port("x", base, &[2]), port("e", exponent, &[2])];
+        let error = refused(&model(17, graph(vec![power], inputs, port("y", base, &[2]))));
+        assert!(error.to_string().contains("Pow"), "{error}");
+    }
+}

@@ -42,8 +42,8 @@ fn loss(body: &mut Body<'_, '_>, x: &str, target: &str, weights: Option<String>)
         Some(weights) => Some(body.along("Gather", &[&weights, &target], 0)?),
         None => None,
     };
-    if let Some(counts) = counts {
-        let counts = body.build.cast(body.node, &counts, FLOAT)?;
+    if let Some(counts) = &counts {
+        let counts = body.build.cast(body.node, counts, FLOAT)?;
         weight = Some(match weight {
             Some(weight) => body.op("Mul", &[&weight, &counts])?,
             None => counts,
@@ -52,6 +52,11 @@ fn loss(body: &mut Body<'_, '_>, x: &str, target: &str, weights: Option<String>)
     let mut each = body.op("Neg", &[&found])?;
     if let Some(weight) = &weight {
         each = body.op("Mul", &[&each, weight])?;
+    }
+    if let Some(counts) = counts {
+        // What is ignored may be infinite, and no number times 0 then.
+        let zero = body.float(0.0)?;
+        each = body.op("Where", &[&counts, &each, &zero])?;
     }
     let output = only_output(body.node)?.to_owned();
     let whole = vec![int_attribute("keepdims", 0)];

@@ -40,11 +40,13 @@ pub fn unrolled(body: &mut Body<'_, '_>) -> Result<(), PrepareError> {
         return Err(refusal(body.node, &format!("its sequences have {steps} steps, of at most {max}")));
     }
     check(body, gates, directions)?;
+    // What is stated is not believed: sequences of another length fail here.
+    let x = body.build.reshape(body.node, &x, &[steps as i64, 0, 0])?;
     let backwards = |d: u64| d == 1 || text(body.node, "direction", "forward") == "reverse";
     let backwards: Vec<bool> = (0..directions).map(backwards).collect();
     let (mut all, mut last) = (Vec::new(), Vec::new());
     for (direction, backwards) in (0i64..).zip(backwards) {
-        let states = direction_states(body, gates, direction, backwards, steps as i64, hidden as i64)?;
+        let states = direction_states(body, &x, gates, direction, backwards, steps as i64, hidden as i64)?;
         last.push(states[if backwards { 0 } else { states.len() - 1 }].clone());
         let states: Vec<&str> = states.iter().map(String::as_str).collect();
         all.push(body.along("Concat", &states, 0)?);
@@ -87,20 +89,20 @@ fn check(body: &Body<'_, '_>, gates: usize, directions: u64) -> Result<(), Prepa
 /// The hidden states of a direction, by step, each [1, batch, hidden].
 fn direction_states(
     body: &mut Body<'_, '_>,
+    x: &str,
     gates: usize,
     direction: i64,
     backwards: bool,
     steps: i64,
     hidden: i64,
 ) -> Result<Vec<String>, PrepareError> {
-    let x = body.input(0)?;
     let parts: Vec<Gate> = (0..gates as i64)
-        .map(|gate| gate_of(body, &x, gate, gates as i64, direction, hidden))
+        .map(|gate| gate_of(body, x, gate, gates as i64, direction, hidden))
         .collect::<Result<_, _>>()?;
     let mut state = match body.optional(5) {
         Some(initial) => part(body, &initial, 0, direction, 1)?,
         None => {
-            let (one, batch, size) = (body.ints(&[1])?, body.dims(&x, 1, 2)?, body.ints(&[hidden])?);
+            let (one, batch, size) = (body.ints(&[1])?, body.dims(x, 1, 2)?, body.ints(&[hidden])?);
             let shape = body.along("Concat", &[&one, &batch, &size], 0)?;
             let zero = body.float(0.0)?;
             body.op("Expand", &[&zero, &shape])?
