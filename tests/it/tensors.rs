@@ -79,7 +79,8 @@ fn every_type_goes_in_and_comes_out_as_what_it_is_at_every_rank() {
             [(&[], &[], &one), (&[1], &[1], &one), (&[2], &[0], &data), (&[2, 1, 1], &[0, 0, 1], &data)];
         for (shape, stated, data) in cases {
             let name = format!("type-{ty}-{}-{}", shape.len(), stated.first().copied().unwrap_or(0));
-            package(&name, &identity(stated)).deploy(&host.control());
+            let reduced = package(&name, &identity(stated)).of_model("precision", json!("reduced"));
+            reduced.deploy(&host.control());
             let x = tensor(ty, shape, data);
             let answer = run(&host, &name, &json!({ "x": x })).expect(200).json();
             assert_eq!(answer["y"], x, "{name}");

@@ -12,9 +12,9 @@ const RUN_MAX_MS: f64 = 1_000.0;
 /// on top of the mapped ones.
 const MEMORY_SHARE: u64 = 4;
 /// Runs of each form, of which the shortest counts: others may use the processors meanwhile.
-const RUNS: usize = 7;
+const RUNS: usize = 25;
 /// No more runs once they have taken so long, in nanoseconds.
-const RUNS_MAX_NS: u64 = 500_000_000;
+const RUNS_MAX_NS: u64 = 300_000_000;
 /// Of a run, the part that packing must save at least: less is noise.
 const SAVED_MIN: f64 = 0.03;
 

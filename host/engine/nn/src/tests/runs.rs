@@ -356,7 +356,7 @@ fn packed_weights_give_the_same_numbers_and_are_measured() {
     assert_eq!(run(Form::Packed), run(Form::Mapped));
 }
 
-/// A chain of square matrices over rows of 256 numbers, and a node at its end.
+/// A chain of square matrices over rows of eight times 256 numbers, and a node at its end.
 fn rows_and(last: NodeProto, extra: Vec<TensorProto>) -> ModelInfo {
     const SIDE: usize = 256;
     let mut graph = GraphProto { initializer: extra, ..GraphProto::default() };
@@ -368,8 +368,8 @@ fn rows_and(last: NodeProto, extra: Vec<TensorProto>) -> ModelInfo {
         graph.node.push(node("MatMul", &[&name(n), &format!("w{n}")], &name(n + 1)));
     }
     graph.node.push(last);
-    graph.input = vec![port("x", 1, &[0, SIDE as i64])];
-    graph.output = vec![port("y", 1, &[0, 0])];
+    graph.input = vec![port("x", 1, &[0, 8, SIDE as i64])];
+    graph.output = vec![port("y", 1, &[0, 0, 0])];
     let prepared = prepare_model(&model(17, graph));
     prepared.result.expect("prepared")
 }
