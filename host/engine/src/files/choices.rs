@@ -6,7 +6,8 @@
 use crate::engines::Engine;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vesta_core::Digest;
@@ -23,12 +24,13 @@ pub(crate) struct Choices {
     dir: PathBuf,
     /// Those that were made or read.
     known: Mutex<HashMap<PathBuf, Choice>>,
+    writing: Mutex<()>,
 }
 
 impl Choices {
     /// Keeps them in a private directory, which exists.
     pub fn new(dir: PathBuf) -> Choices {
-        Choices { dir, known: Mutex::default() }
+        Choices { dir, known: Mutex::default(), writing: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Choice>> {
@@ -45,11 +47,16 @@ impl Choices {
         Some(choice)
     }
 
+    /// Keeps a choice, which is on disk when this returns.
     pub fn set(&self, model: &ModelRef, choice: Choice) -> io::Result<()> {
         let path = self.path(model);
         let temporary = path.with_extension("new");
-        std::fs::write(&temporary, serde_json::to_vec(&choice)?)?;
+        let _one_writer = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(&choice)?)?;
+        file.sync_all()?;
         std::fs::rename(temporary, &path)?;
+        File::open(&self.dir)?.sync_all()?;
         self.known().insert(path, choice);
         Ok(())
     }

@@ -76,7 +76,9 @@ impl OnnxRuntimeGraph {
             RunError::Engine(reason)
         })?;
         let all = self.signature.outputs.iter().zip(&self.outputs).zip(outputs);
-        all.map(|((port, (_, element)), value)| output(port, *element, value)).collect()
+        let copies = copies.iter().flatten().map(Aligned::bytes);
+        let lent: Vec<_> = inputs.iter().map(|tensor| tensor.data).chain(copies).collect();
+        all.map(|((port, (_, element)), value)| output(port, *element, value, &lent)).collect()
     }
 }
 
@@ -161,12 +163,14 @@ fn prepared(element: Type, tensor: TensorView<'_>) -> Option<Aligned> {
 
 /// Computes all outputs. One session may be in several runs at once, which ONNX Runtime promises of its
 /// processor provider: there is no arena, no plan of memory, and no pool of threads that they would share.
-fn run(
+///
+/// An output that the graph only hands on lies where the input does.
+fn run<'a>(
     session: &Session,
     input_names: &[*const std::ffi::c_char],
-    inputs: &[Value<'_>],
+    inputs: &[Value<'a>],
     output_names: &[*const std::ffi::c_char],
-) -> Result<Vec<Value<'static>>, String> {
+) -> Result<Vec<Value<'a>>, String> {
     let inputs: Vec<_> = inputs.iter().map(Value::ptr).collect();
     let mut outputs = vec![null_mut(); output_names.len()];
     // SAFETY: names and values are alive, as many as is said, and the library fills in the outputs.
@@ -188,8 +192,14 @@ fn run(
     result.and_then(|()| outputs.into_iter().collect())
 }
 
-/// The output for a value, which has to be what the model says.
-fn output<'a>(port: &'a Port, element: Type, value: Value<'static>) -> Result<Output<'a>, RunError> {
+/// The output for a value, which has to be what the model says. One that lies in `lent`, the memory of the
+/// inputs, is copied: that memory is the caller's again, who may write over it.
+fn output<'a>(
+    port: &'a Port,
+    element: Type,
+    value: Value<'_>,
+    lent: &[&[u8]],
+) -> Result<Output<'a>, RunError> {
     let wrong = |text: &str| RunError::Engine(format!("output {:?} {text}", port.name));
     let Description { element: got, shape } = value.describe().map_err(RunError::Engine)?;
     if got != element {
@@ -202,13 +212,25 @@ fn output<'a>(port: &'a Port, element: Type, value: Value<'static>) -> Result<Ou
         .map_err(|_| wrong("has a dimension that is too large"))?;
     let bytes = bytes_of(port.ty, &shape).ok_or_else(|| wrong("is larger than any memory"))?;
     // Looked at once here, so that writing cannot fail.
-    value.bytes(bytes as usize).map_err(RunError::Engine)?;
+    let data = value.bytes(bytes as usize).map_err(RunError::Engine)?;
+    if lent.iter().any(|input| overlap(input, data)) {
+        return Ok(Output::of(&port.name, Tensor { ty: port.ty, shape, data: data.to_vec() }));
+    }
+    // SAFETY: it lies in none of the inputs. What else it may lie in is the library's memory or the weights,
+    // which outlive the output: both are the graph's.
+    #[allow(unsafe_code)]
+    let value = unsafe { value.owned() };
     let write = Box::new(move |place: &mut [u8]| {
         if let Ok(data) = value.bytes(place.len()) {
             place.copy_from_slice(data);
         }
     });
     Ok(Output { name: &port.name, ty: port.ty, shape, bytes, write })
+}
+
+fn overlap(a: &[u8], b: &[u8]) -> bool {
+    let (a, b) = (a.as_ptr_range(), b.as_ptr_range());
+    a.start < b.end && b.start < a.end
 }
 
 pub fn cpu_memory() -> Result<MemoryInfo<'static>, String> {

@@ -118,6 +118,19 @@ impl<'a> Value<'a> {
     }
 }
 
+impl Value<'_> {
+    /// The same tensor, no longer bound to memory of ours.
+    ///
+    /// # Safety
+    /// Its elements lie in memory of the library's own.
+    #[allow(unsafe_code)]
+    pub unsafe fn owned(self) -> Value<'static> {
+        let value = self.value;
+        std::mem::forget(self);
+        Value { value, data: PhantomData }
+    }
+}
+
 impl Drop for Value<'_> {
     fn drop(&mut self) {
         // SAFETY: nobody else has it.

@@ -48,6 +48,8 @@ const GRAPH_FACTOR: u64 = 2;
 /// read them.
 const ONNX_RUNTIME_BYTES: u64 = 6 << 20;
 const ONNX_RUNTIME_GRAPH_FACTOR: u64 = 12;
+/// Stack of a thread of ONNX Runtime's own, in bytes: what the system gives by default, and its guard page.
+const ONNX_RUNTIME_STACK_BYTES: u64 = (8 << 20) + (4 << 10);
 /// While it loads a model it may hold this times what it keeps.
 const LOAD_TIMES: u64 = 2;
 /// Descriptors of a worker beside those of its lanes, which have a socket and memory each.
@@ -197,9 +199,14 @@ impl Worker {
             Engine::Rten => loading.bytes().saturating_add(loading.bytes() / PACKING_SHARE),
             Engine::OnnxRuntime => files_private_bytes(settings.engine, files).saturating_mul(LOAD_TIMES),
         };
-        let more = settings.memory_bytes.saturating_add(WORKER_BYTES).saturating_add(own);
-        let stacks = LANE_BYTES.saturating_mul(u64::from(lanes_max) * u64::from(settings.threads + 1));
-        process.limit_memory(more.saturating_add(stacks)).map_err(StartError::NoWorker)?;
+        let own_stacks = match settings.engine {
+            Engine::Rten => 0,
+            Engine::OnnxRuntime => ONNX_RUNTIME_STACK_BYTES.saturating_mul(u64::from(settings.threads)),
+        };
+        let lanes = LANE_BYTES.saturating_mul(u64::from(lanes_max) * u64::from(settings.threads + 1));
+        let runs = settings.memory_bytes.saturating_add(WORKER_BYTES).saturating_add(lanes);
+        let loads = runs.saturating_add(own).saturating_add(own_stacks);
+        let limit = process.limit_memory(loads, u64::MAX).map_err(StartError::NoWorker)?;
         process.limit_descriptors(DESCRIPTORS + 2 * u64::from(lanes_max)).map_err(StartError::NoWorker)?;
         let (lane, theirs) = Lane::pair().map_err(StartError::NoWorker)?;
         let descriptors = [files.graph.as_fd(), files.weights.as_fd(), files.info.as_fd(), theirs.as_fd()];
@@ -214,6 +221,8 @@ impl Worker {
         let received = wire::receive::<Answer>(control, &mut buffer, RecvFlags::empty());
         match received.map_err(gone).map_err(StartError::NoWorker)?.0 {
             Answer::Loaded { cpu_ns } => {
+                // What loading did not take is not for the runs.
+                process.limit_memory(runs, limit).map_err(StartError::NoWorker)?;
                 // Lanes are added on threads that must not wait for a worker which does not read.
                 rustix::io::ioctl_fionbio(&process.control, true)
                     .map_err(|e| StartError::NoWorker(e.into()))?;

@@ -165,13 +165,13 @@ impl Process {
         matches!(has_input(self.pidfd.as_fd(), Duration::ZERO), Ok(false))
     }
 
-    /// Has the kernel refuse it more than so many bytes beyond what it has now: its next allocation fails
-    /// then, which ends it.
-    pub fn limit_memory(&self, more: u64) -> io::Result<()> {
+    /// Has the kernel refuse it more than so many bytes beyond what it has now, and more than `most` in all:
+    /// its next allocation fails then, which ends it. Gives the limit, in bytes.
+    pub fn limit_memory(&self, more: u64, most: u64) -> io::Result<u64> {
         let now = processes::private_memory(self.pid).map_or(0, |m| m.mapped);
-        let most = Some(now.saturating_add(more));
-        prlimit(Some(self.pid), Resource::Data, Rlimit { current: most, maximum: most })?;
-        Ok(())
+        let limit = now.saturating_add(more).min(most);
+        prlimit(Some(self.pid), Resource::Data, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+        Ok(limit)
     }
 
     /// Has the kernel refuse it more than so many descriptors.
