@@ -221,8 +221,10 @@ impl Worker {
         let received = wire::receive::<Answer>(control, &mut buffer, RecvFlags::empty());
         match received.map_err(gone).map_err(StartError::NoWorker)?.0 {
             Answer::Loaded { cpu_ns } => {
-                // What loading did not take is not for the runs.
-                process.limit_memory(runs, limit).map_err(StartError::NoWorker)?;
+                // What its loading did not take is not for the runs.
+                if settings.engine == Engine::OnnxRuntime {
+                    process.limit_memory(runs, limit).map_err(StartError::NoWorker)?;
+                }
                 // Lanes are added on threads that must not wait for a worker which does not read.
                 rustix::io::ioctl_fionbio(&process.control, true)
                     .map_err(|e| StartError::NoWorker(e.into()))?;
