@@ -125,6 +125,8 @@ impl Prepare for EnginePreparer {
                 "parameters": info.parameters,
                 "weights_bytes": info.weights_bytes,
                 "labels": info.labels,
+                "packed": info.packed,
+                "batching": info.batching,
                 "dry_run": info.dry_run,
                 "notes": notes(&info),
             }))
