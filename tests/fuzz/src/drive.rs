@@ -20,7 +20,7 @@ const MEMORY_MIB: [usize; 2] = [2048, 4096];
 /// How long a child may be silent: a case has a limit of CPU time, which ends it long before.
 const SILENCE: Duration = Duration::from_secs(300);
 /// Cases after which every operator must have run.
-const CASES_FOR_ALL: u64 = 5_000;
+const CASES_FOR_ALL: u64 = 6_000;
 
 /// Settings of the sanitizer in children. Leaks are the engine's business: a worker ends.
 fn sanitizer() -> String {

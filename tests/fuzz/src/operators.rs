@@ -153,7 +153,18 @@ const GROUPS: &[(Make, &[&str])] = &[
 ];
 
 /// Operators that the host refuses whatever their inputs are: the engine computes something else.
-pub const REFUSED: &[&str] = &["BitCast", "SequenceErase"];
+pub const REFUSED: &[&str] = &[
+    "BitCast",
+    "NonMaxSuppression",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SplitToSequence",
+    "SimplifiedLayerNormalization",
+    "com.microsoft.DynamicQuantizeLSTM",
+    "com.microsoft.GroupQueryAttention",
+    "com.microsoft.MatMulNBits",
+];
 
 /// Names of all operators that can be made.
 pub fn names() -> impl Iterator<Item = &'static str> {
