@@ -10,7 +10,8 @@ use crate::{ModelError, Response, TensorError};
 /// The client receives it as `application/problem+json` (RFC 9457). `?` turns any [`std::error::Error`] into
 /// a 500: the cause is logged at level `error`, and the client is told nothing of it.
 ///
-/// Two errors become a 400 that shows the client the expected and the given shape or type: a [`TensorError`], and
+/// Two errors become a 400 that shows the client the expected and the given shape or type: a
+/// [`TensorError`], and
 /// a [`ModelErrorKind::InvalidInput`]. If the client did not send the values, use [`Error::internal`].
 ///
 /// [`TensorError`]: crate::TensorError

@@ -1,7 +1,8 @@
 use crate::nn::{inference, tensor, tensors};
 use crate::{AnyTensor, Element, Output, Tensor};
 
-/// What [`Model::run`](crate::Model::run) takes: named tensors, as many as the model has, each of its own type.
+/// What [`Model::run`](crate::Model::run) takes: named tensors, as many as the model has, each of its own
+/// type.
 ///
 /// ```no_run
 /// # use vesta_sdk::{Error, Inputs, Model, Output, Tensor};

@@ -13,7 +13,8 @@
 //! In a crate with `crate-type = ["cdylib"]`, `cargo build --target wasm32-wasip2 --release` makes a component of
 //! it that runs under Vesta, and under any other host of `wasi:http` 0.2 (and of `wasi:nn`, if it uses models).
 //! Nothing is imported but `wasi:` interfaces, and of those only what the function uses. The exception is
-//! `vesta:nn`, for what `wasi:nn` lacks: `bool` and `i8`, [`Model::signature`], [`Output::element_type`], and an
+//! `vesta:nn`, for what `wasi:nn` lacks: `bool` and `i8`, [`Model::signature`], [`Output::element_type`],
+//! and an
 //! [`&Output`](Output) as an input.
 //!
 //! - [`Request`] and [`Response`]: HTTP, JSON through serde, streamed bodies. [`Error`] becomes an RFC 9457 problem.

@@ -50,7 +50,8 @@ impl Model {
         Ok(Model { name: name.into(), context, graph })
     }
 
-    /// Runs the model once. [`Inputs`] are pairs of name and value: an array or vector if all are of one type,
+    /// Runs the model once. [`Inputs`] are pairs of name and value: an array or vector if all are of one
+    /// type,
     /// a tuple of pairs if not, or what a builder has collected.
     ///
     /// ```no_run

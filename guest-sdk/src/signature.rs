@@ -21,7 +21,8 @@ pub struct Port {
     pub name: String,
     /// The type of its elements.
     pub element_type: ElementType,
-    /// The sizes of its dimensions, outermost first; None for one that may differ from run to run. Empty for a
+    /// The sizes of its dimensions, outermost first; None for one that may differ from run to run. Empty
+    /// for a
     /// scalar, and None if the model leaves open how many dimensions there are.
     pub shape: Option<Vec<Option<usize>>>,
 }

@@ -1,7 +1,9 @@
-//! Gives cases to the preparation and to the embedded engine as a deploy and an invocation do, and says of each whether its
+//! Gives cases to the preparation and to the embedded engine as a deploy and an invocation do, and says of
+//! each whether its
 //! numbers are right. `just conformance` makes the cases and reads the answers.
 //!
-//! `conformance FILE [--from N] [--outputs]`: a line of JSON for each case: its place, its verdict, and the reason.
+//! `conformance FILE [--from N] [--outputs]`: a line of JSON for each case: its place, its verdict, and the
+//! reason.
 
 use serde::Deserialize;
 use std::error::Error;

@@ -10,7 +10,8 @@ use vesta_tests::{Api, Host, PATIENCE, Package, wait_for};
 const LAYERS: usize = 16;
 const SIDE: usize = 1024;
 
-/// `y`, whole numbers, from `x`, rows of floats: each the same number again, by one unit matrix after another.
+/// `y`, whole numbers, from `x`, rows of floats: each the same number again, by one unit matrix after
+/// another.
 fn same_again() -> Vec<u8> {
     let name = |n: usize| if n == 0 { "x".to_string() } else { format!("h{n}") };
     let mut graph = onnx::Graph { name: "g".into(), ..onnx::Graph::default() };

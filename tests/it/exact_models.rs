@@ -1,4 +1,5 @@
-//! Numbers of models are right, or the model is refused: a few kinds through deploy and invocation. `just conformance` has all of them.
+//! Numbers of models are right, or the model is refused: a few kinds through deploy and invocation. `just
+//! conformance` has all of them.
 
 use crate::onnx::{F32, I64, model, node, port};
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! Packed weights: loaded beside the mapped ones once a model's runs pay for them, and given up where memory is short.
+//! Packed weights: loaded beside the mapped ones once a model's runs pay for them, and given up where
+//! memory is short.
 
 use crate::memory::{INFER, with_model};
 use crate::onnx::{self, Opset, Tensor, node, value};
@@ -12,7 +13,8 @@ const SIDE: usize = 1024;
 const ROWS: usize = 8;
 const MIB: u64 = 1 << 20;
 
-/// How often a model is deployed until its trial has found that packing pays: beside others that need the memory's bandwidth, it
+/// How often a model is deployed until its trial has found that packing pays: beside others that need the
+/// memory's bandwidth, it
 /// may find nothing.
 const TRIES: usize = 12;
 
@@ -61,7 +63,8 @@ fn packed(host: &Host) -> bool {
     host.metric("vesta_models_packed") == 1.0
 }
 
-/// Invokes a function until something is so, and some times more; gives the milliseconds of each request before and after.
+/// Invokes a function until something is so, and some times more; gives the milliseconds of each request
+/// before and after.
 fn until(host: &Host, done: impl Fn() -> bool) -> (Vec<f64>, Vec<f64>) {
     let (mut before, mut after) = (Vec::new(), Vec::new());
     let begun = Instant::now();

@@ -1,4 +1,5 @@
-//! Tensors of every type and rank between functions, models and clients: what goes in, what comes out, what is
+//! Tensors of every type and rank between functions, models and clients: what goes in, what comes out, what
+//! is
 //! handed on, and who is told when it does not fit.
 
 use crate::onnx::{self, F32, Value as Port, node, port};

@@ -1,15 +1,20 @@
 //! When a faster form of a loaded model pays for itself.
 //!
-//! A faster form takes CPU time once, to be made, and memory for as long as it is there; it saves CPU time in each run. A model has
-//! an [`Account`]: each run is credited with the saving, and the memory is debited at its price as time passes, whether the form is
-//! there or not. The form is made once the balance covers the making: by then the runs without it have cost as much more as the
-//! making would have, so that it never costs more than twice what the best decision in hindsight costs (the ski-rental rule). It is
+//! A faster form takes CPU time once, to be made, and memory for as long as it is there; it saves CPU time
+//! in each run. A model has
+//! an [`Account`]: each run is credited with the saving, and the memory is debited at its price as time
+//! passes, whether the form is
+//! there or not. The form is made once the balance covers the making: by then the runs without it have cost
+//! as much more as the
+//! making would have, so that it never costs more than twice what the best decision in hindsight costs (the
+//! ski-rental rule). It is
 //! given up when the balance is used up: for so long it did not earn its memory.
 
 use crate::keepalive::{MB, Price};
 use std::time::Duration;
 
-/// Most of the balance, as a multiple of the making: a form that has earned well is kept for some time without runs, not for ever.
+/// Most of the balance, as a multiple of the making: a form that has earned well is kept for some time
+/// without runs, not for ever.
 const BALANCE_MAX: f64 = 2.0;
 
 /// A faster form of a model, as it was measured.
@@ -44,7 +49,8 @@ impl Account {
         self.balance_ms
     }
 
-    /// `runs` were answered in the time that has passed, at this price of memory (milliseconds per MB and second).
+    /// `runs` were answered in the time that has passed, at this price of memory (milliseconds per MB and
+    /// second).
     pub fn advance(&mut self, runs: u64, passed: Duration, price: Price) {
         let earned = runs as f64 * self.gain.saved_ms;
         let rent = price * (self.gain.bytes as f64 / MB) * passed.as_secs_f64();

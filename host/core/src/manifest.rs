@@ -85,7 +85,8 @@ impl Precision {
     }
 }
 
-/// How runs of a model are merged that wait at the same time, where the trial at deploy has found that this is right and
+/// How runs of a model are merged that wait at the same time, where the trial at deploy has found that this
+/// is right and
 /// saves CPU time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

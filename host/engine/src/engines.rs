@@ -67,7 +67,8 @@ impl Engine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Library {
     pub path: PathBuf,
-    /// [`ONNX_RUNTIME_VERSION`] for the pinned library. Any other one, which the configuration names, is known
+    /// [`ONNX_RUNTIME_VERSION`] for the pinned library. Any other one, which the configuration names, is
+    /// known
     /// by the beginning of its SHA-256.
     pub version: String,
 }

@@ -65,7 +65,8 @@ pub(crate) struct ModelPreparer {
 
 impl ModelPreparer {
     /// Checks a model in child processes, tries it with its samples, chooses its engine, and keeps its
-    /// prepared form. Done already: tries it where it has samples, and else returns at once. The CPU time goes
+    /// prepared form. Done already: tries it where it has samples, and else returns at once. The CPU time
+    /// goes
     /// to `spent`.
     pub async fn prepare(
         &self,

@@ -205,7 +205,8 @@ impl Runtime {
     }
 
     /// Checks a model in child processes, tries it with its samples, chooses its engine, and keeps its
-    /// prepared form. Done already: tries it where it has samples, and else returns at once. The CPU time goes
+    /// prepared form. Done already: tries it where it has samples, and else returns at once. The CPU time
+    /// goes
     /// to `spent`.
     pub async fn prepare_model(
         &self,

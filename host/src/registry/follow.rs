@@ -73,7 +73,8 @@ impl Registry {
         let events = differences(&key, before.as_ref(), after.as_ref());
         let (tenant, function) = key;
         match after {
-            // Moved and not copied: at the start, copies beside what is freed would leave the heap full of holes.
+            // Moved and not copied: at the start, copies beside what is freed would leave the heap full of
+            // holes.
             Some(after) => drop(self.tenants.entry(tenant).or_default().insert(function, after)),
             None => {
                 if let Some(functions) = self.tenants.get(&tenant) {
@@ -87,7 +88,8 @@ impl Registry {
     }
 }
 
-/// The events that lead from a function as it was to the function as it is: first what was added, then what is gone.
+/// The events that lead from a function as it was to the function as it is: first what was added, then what
+/// is gone.
 fn differences(key: &Key, before: Option<&Function>, after: Option<&Function>) -> Vec<RegistryEvent> {
     let none = Function::empty(&key.1);
     let (before, after) = (before.unwrap_or(&none), after.unwrap_or(&none));

@@ -1,8 +1,12 @@
-//! Whether runs of a model may be merged into one: judged by its operators, and tried at deploy with rows that differ.
+//! Whether runs of a model may be merged into one: judged by its operators, and tried at deploy with rows
+//! that differ.
 //!
-//! A merged run is right only where no row of an output depends on another row of the inputs. An operator that makes its output
-//! from all rows at once (a largest number, a scale over the whole tensor, a choice of rows) is not merged at all. What is left is tried
-//! beside companions of every kind: other rows, in another order, of nothing but zeros or ones, very large ones, and ones that are
+//! A merged run is right only where no row of an output depends on another row of the inputs. An operator
+//! that makes its output
+//! from all rows at once (a largest number, a scale over the whole tensor, a choice of rows) is not merged
+//! at all. What is left is tried
+//! beside companions of every kind: other rows, in another order, of nothing but zeros or ones, very large
+//! ones, and ones that are
 //! not numbers.
 
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
@@ -56,7 +60,8 @@ pub fn mixes_rows(graph: &GraphProto) -> bool {
     })
 }
 
-/// The axes along which a node computes; `None` where that is not known, or it is all of them. Nodes that compute along
+/// The axes along which a node computes; `None` where that is not known, or it is all of them. Nodes that
+/// compute along
 /// none have none.
 fn axes(graph: &GraphProto, node: &NodeProto) -> Option<Vec<i64>> {
     let one = |default: i64| Some(vec![node.int("axis").unwrap_or(default)]);
@@ -99,7 +104,8 @@ fn whole_numbers(tensor: &TensorProto) -> Option<Vec<i64>> {
     })
 }
 
-/// What merging would gain; `None` where it gains too little, or where a row came out otherwise than by itself. `inputs` are made up;
+/// What merging would gain; `None` where it gains too little, or where a row came out otherwise than by
+/// itself. `inputs` are made up;
 /// a run with them took `first_ms`. The model does not mix rows by its operators.
 pub fn measure(
     signature: &Signature,
@@ -219,7 +225,8 @@ fn merged(rows: &[&Values]) -> Values {
     all
 }
 
-/// Whether the row `at` of outputs with so many rows is the output of a single run, to the last bit: nobody can tell then whether
+/// Whether the row `at` of outputs with so many rows is the output of a single run, to the last bit: nobody
+/// can tell then whether
 /// a run was merged.
 fn is_row(outputs: &Values, at: usize, rows: usize, alone: &Values) -> bool {
     outputs.iter().zip(alone).all(|((_, all), (_, one))| {

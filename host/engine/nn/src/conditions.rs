@@ -1,4 +1,5 @@
-//! Conditions on nodes that the table of operators names and cannot write down: on ranks, constants and stated shapes.
+//! Conditions on nodes that the table of operators names and cannot write down: on ranks, constants and
+//! stated shapes.
 
 use crate::facts::Facts;
 use crate::onnx::*;

@@ -50,8 +50,10 @@ pub fn run(
     on_stack(|| trial(engine, dir, signature, given, limits))
 }
 
-/// What packed weights and merged runs would gain on the default engine. It depends on the model alone: inputs are made up, whatever
-/// samples there are, since whoever deploys the same model later shares what is found here. `may_merge` says whether rows may be
+/// What packed weights and merged runs would gain on the default engine. It depends on the model alone:
+/// inputs are made up, whatever
+/// samples there are, since whoever deploys the same model later shares what is found here. `may_merge`
+/// says whether rows may be
 /// independent at all.
 pub fn measure(
     dir: &Path,

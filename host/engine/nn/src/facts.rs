@@ -1,4 +1,5 @@
-//! Facts about the values of a graph that are known without running it: element types, shapes as far as they are known, and small
+//! Facts about the values of a graph that are known without running it: element types, shapes as far as
+//! they are known, and small
 //! constants. [`crate::table`] and [`crate::quirks`] judge nodes by them.
 
 use crate::onnx::*;
@@ -170,7 +171,8 @@ impl Facts {
         self.input(node, index)?.ints.as_deref()
     }
 
-    /// Adds the outputs of a node whose element types are `elements`, where they are known; `branches` are the outputs of the
+    /// Adds the outputs of a node whose element types are `elements`, where they are known; `branches` are
+    /// the outputs of the
     /// graphs in it.
     pub fn add(&mut self, node: &NodeProto, elements: &[Option<Element>], branches: &[Vec<Fact>]) {
         let sequence =

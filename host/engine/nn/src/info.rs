@@ -40,11 +40,13 @@ pub struct ModelInfo {
     /// What runs merged into one would gain; absent where they may not be merged, or gain nothing.
     #[serde(default)]
     pub batching: Option<Batching>,
-    /// Where the engine computes with fewer bits than the model says; empty where it does not. Such a model may be used only
+    /// Where the engine computes with fewer bits than the model says; empty where it does not. Such a model
+    /// may be used only
     /// where its manifest allows it.
     #[serde(default)]
     pub reduced: Vec<String>,
-    /// Names of classes, by output: of its columns, or, where the output is numbers of classes, of these. An output that the
+    /// Names of classes, by output: of its columns, or, where the output is numbers of classes, of these.
+    /// An output that the
     /// model has as strings or as a map is such a one.
     #[serde(default)]
     pub labels: BTreeMap<String, Labels>,

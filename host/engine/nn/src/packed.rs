@@ -5,10 +5,12 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use std::path::Path;
 
-/// A model whose run takes longer is not measured, in milliseconds: what packing saves does not grow with a run's inputs, and three
+/// A model whose run takes longer is not measured, in milliseconds: what packing saves does not grow with a
+/// run's inputs, and three
 /// more runs would make the deploy slow.
 const RUN_MAX_MS: f64 = 1_000.0;
-/// A model is not measured where its weights are more than this part of the memory that this process may have: the packed ones come
+/// A model is not measured where its weights are more than this part of the memory that this process may
+/// have: the packed ones come
 /// on top of the mapped ones.
 const MEMORY_SHARE: u64 = 4;
 /// Runs of each form, of which the shortest counts: others may use the processors meanwhile.
@@ -18,7 +20,8 @@ const RUNS_MAX_NS: u64 = 300_000_000;
 /// Of a run, the part that packing must save at least: less is noise.
 const SAVED_MIN: f64 = 0.03;
 
-/// What the packed form gains over the mapped one. `None` where it gains too little, does not load, or gives other outputs than the
+/// What the packed form gains over the mapped one. `None` where it gains too little, does not load, or
+/// gives other outputs than the
 /// mapped form.
 pub fn measure(
     dir: &Path,

@@ -1,8 +1,12 @@
-//! Where a model computes with numbers that the engine does not have: it keeps integers of 64 bits in 32, and doubles as floats.
+//! Where a model computes with numbers that the engine does not have: it keeps integers of 64 bits in 32,
+//! and doubles as floats.
 //!
-//! As indices, shapes and token ids 32 bits are enough: an input beyond them is refused at run. Sums and products of integers that do
-//! not fit fail at run, too; casts from floats and constants do not. So this finds what may silently be another number, and integers
-//! that the model gives as an answer after it computed them. For doubles: everything but constants that become floats.
+//! As indices, shapes and token ids 32 bits are enough: an input beyond them is refused at run. Sums and
+//! products of integers that do
+//! not fit fail at run, too; casts from floats and constants do not. So this finds what may silently be
+//! another number, and integers
+//! that the model gives as an answer after it computed them. For doubles: everything but constants that
+//! become floats.
 
 mod bounds;
 
@@ -37,7 +41,8 @@ struct Value {
     rounded_once: bool,
 }
 
-/// The places of a model where the engine's numbers are narrower than the model's, for people; empty where none are.
+/// The places of a model where the engine's numbers are narrower than the model's, for people; empty where
+/// none are.
 ///
 /// # Errors
 /// What the table of operators refuses.
@@ -268,7 +273,8 @@ fn is_comparison(node: &NodeProto) -> bool {
     matches!(node.op(), "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual")
 }
 
-/// Whether a node gives its input's numbers as they are, or computes with them in a way whose bounds are known.
+/// Whether a node gives its input's numbers as they are, or computes with them in a way whose bounds are
+/// known.
 fn passes_on(node: &NodeProto) -> bool {
     !is_comparison(node)
         && !matches!(

@@ -350,7 +350,8 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, PrepareError> {
     Ok(bytes.len() as u64)
 }
 
-/// Largest description of a prepared model, in bytes. The child that wrote it has read the upload, so the host
+/// Largest description of a prepared model, in bytes. The child that wrote it has read the upload, so the
+/// host
 /// does not trust its size.
 const INFO_BYTES_MAX: u64 = 4 << 20;
 

@@ -1,4 +1,5 @@
-//! The table of operators: which of them are right on the embedded engine, in which element types, operator sets and attributes.
+//! The table of operators: which of them are right on the embedded engine, in which element types, operator
+//! sets and attributes.
 //! It is the file `operators.toml` beside this one, which people read as well.
 
 use crate::PrepareError;
@@ -26,10 +27,12 @@ struct Table {
 struct Operator {
     /// Why nothing of it is.
     refused: Option<String>,
-    /// For each input its element types, as names of lists or of types; the last holds for all further inputs.
+    /// For each input its element types, as names of lists or of types; the last holds for all further
+    /// inputs.
     #[serde(default)]
     inputs: Vec<String>,
-    /// The element type of each output: a type, the number of the input that it is taken from, or the attribute that tells it.
+    /// The element type of each output: a type, the number of the input that it is taken from, or the
+    /// attribute that tells it.
     #[serde(default)]
     outputs: Vec<String>,
     /// First and last operator set, where not all are right.

@@ -1,4 +1,5 @@
-//! Moves the weights out of a graph into a file beside it, so that loading maps them as they are: for the default engine in the
+//! Moves the weights out of a graph into a file beside it, so that loading maps them as they are: for the
+//! default engine in the
 //! types that it computes with, for others in their own.
 
 use crate::onnx::*;
@@ -38,7 +39,8 @@ pub fn take_weights(graph: &mut GraphProto, out: impl Write) -> io::Result<Writt
     take(large, &order, engine_data, out)
 }
 
-/// Writes all large initialisers of a graph that was checked, in their own types and in the same order. Those of the graphs in it
+/// Writes all large initialisers of a graph that was checked, in their own types and in the same order.
+/// Those of the graphs in it
 /// stay where they are, as do constants.
 pub fn take_initializers(graph: &mut GraphProto, out: impl Write) -> io::Result<Written> {
     let order = Order::of(graph);

@@ -36,7 +36,8 @@ impl Kind {
 /// What a message counts as.
 const MESSAGE: u64 = 16;
 
-/// What a field counts as. Elements of an attribute's lists (7 floats, 8 integers, 9 strings) take the memory of a number or of a
+/// What a field counts as. Elements of an attribute's lists (7 floats, 8 integers, 9 strings) take the
+/// memory of a number or of a
 /// string, where a message takes that of its structure: tree ensembles have millions.
 fn cost(kind: Kind, field: u64) -> u64 {
     match (kind, field) {

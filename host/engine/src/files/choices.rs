@@ -1,7 +1,8 @@
 //! Which engine the host has chosen for a model whose manifest leaves that open.
 //!
 //! A choice is made at deploy, from what the engines made of the model and of its samples; so models of the
-//! same bytes with other samples, or another precision, have choices of their own. A choice that is lost is made again.
+//! same bytes with other samples, or another precision, have choices of their own. A choice that is lost is
+//! made again.
 
 use crate::engines::Engine;
 use serde::{Deserialize, Serialize};

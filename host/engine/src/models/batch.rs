@@ -5,8 +5,10 @@
 //!                                        └─ is taken by one that got a slot ─▶ waits for its rows
 //! ```
 //!
-//! Only runs of one tenant are merged, with inputs of the same types and the same dimensions beside the first. The merged run
-//! belongs to all whose rows are in it: it has a task of its own, which goes on while one of them waits, and each pays for its
+//! Only runs of one tenant are merged, with inputs of the same types and the same dimensions beside the
+//! first. The merged run
+//! belongs to all whose rows are in it: it has a task of its own, which goes on while one of them waits,
+//! and each pays for its
 //! rows. Together they have the limits of one run. Where it fails, each runs by itself.
 
 use super::model::Model;
@@ -35,7 +37,8 @@ const LONGER_MAX: u64 = 2;
 const LIMIT_SHARE: u64 = 4;
 
 impl Model {
-    /// Runs with those that wait for the same model, if there are any. `None` where the run is to be made by itself, be it because
+    /// Runs with those that wait for the same model, if there are any. `None` where the run is to be made
+    /// by itself, be it because
     /// it may not be merged or because the merged run has failed.
     pub(super) async fn run_merged(
         self: &Arc<Self>,

@@ -1,4 +1,5 @@
-//! The form in which a model is served: packed weights are loaded when its runs pay for them, and given up when they do not.
+//! The form in which a model is served: packed weights are loaded when its runs pay for them, and given up
+//! when they do not.
 //!
 //! ```text
 //!            the account covers the making, and memory is spare
@@ -7,7 +8,8 @@
 //!            the account is spent, somebody lacks the memory, or the worker died
 //! ```
 //!
-//! Another worker loads the new form while the old one serves. It takes over between two runs: those under way end in the old
+//! Another worker loads the new form while the old one serves. It takes over between two runs: those under
+//! way end in the old
 //! worker, which then ends. Making the form is the platform's time, and billed to nobody.
 
 use super::model::Model;
@@ -18,7 +20,8 @@ use vesta_core::keepalive::{BASE_PRICE, price};
 use vesta_core::memory::{Kind, Memory, Taken};
 use vesta_nn::Form;
 
-/// Serves models in another form where that pays by now. Called once a second or so, within a Tokio runtime; somebody lacked
+/// Serves models in another form where that pays by now. Called once a second or so, within a Tokio
+/// runtime; somebody lacked
 /// `needed` bytes since the last time.
 pub(crate) fn review(models: &[Arc<Model>], memory: &Memory, needed: u64) {
     if needed > 0 {
@@ -29,7 +32,8 @@ pub(crate) fn review(models: &[Arc<Model>], memory: &Memory, needed: u64) {
     }
 }
 
-/// Packed forms are given up until so many bytes are free, those that earned the least first; none where all of them would
+/// Packed forms are given up until so many bytes are free, those that earned the least first; none where
+/// all of them would
 /// not do.
 fn give_way(models: &[Arc<Model>], free: u64, needed: u64) {
     let packed = |model: &Arc<Model>| Some((model.forms().packed()?, model.clone()));

@@ -262,7 +262,8 @@ impl Model {
 }
 
 impl Model {
-    /// Starts a worker that takes the place of the one that there is: runs under way end in that one. With memory for packed
+    /// Starts a worker that takes the place of the one that there is: runs under way end in that one. With
+    /// memory for packed
     /// weights, it loads the packed form.
     pub(super) async fn start_another(
         self: Arc<Self>,

@@ -84,7 +84,8 @@ impl Queue {
         Waiting(self, member)
     }
 
-    /// Takes `member` and those that wait and are like it, within the bounds: nobody's deadline passes by what is known
+    /// Takes `member` and those that wait and are like it, within the bounds: nobody's deadline passes by
+    /// what is known
     /// of a row. `None` where another one has taken it.
     pub fn take(&self, member: &Arc<Member>, bounds: &Bounds, now: Instant) -> Option<Vec<Arc<Member>>> {
         let mut waiting = self.waiting();

@@ -177,7 +177,8 @@ impl Run {
         Run { under_way: None, place, is_abandoned: false, model, held }
     }
 
-    /// Runs, and again where the worker ended under it through no fault of the run. `place` is where it begins, if
+    /// Runs, and again where the worker ended under it through no fault of the run. `place` is where it
+    /// begins, if
     /// it has a place already.
     pub async fn answer(
         mut self,

@@ -5,7 +5,8 @@
 //! Weights are given to it as memory that this process has mapped, so that it needs no file of its own.
 //!
 //! A model has no say in how it is run. Everything that decides is set here: no file is named by the model
-//! ([`check`](crate::check) refuses external data, and what is loaded was written by this host), no library of
+//! ([`check`](crate::check) refuses external data, and what is loaded was written by this host), no library
+//! of
 //! operators is loaded, no option is read from the model, nothing is logged or reported.
 
 mod compare;
@@ -206,7 +207,8 @@ impl OnnxRuntime {
         // What is saved is the same on every processor; what depends on it is done at each load.
         let level = if save.is_some() { GraphOptimizationLevel::Level2 } else { GraphOptimizationLevel::All };
         let settings = Settings { threads, level, save };
-        // SAFETY: the graph that is returned drops its session first, then these tensors, and the mapping that
+        // SAFETY: the graph that is returned drops its session first, then these tensors, and the mapping
+        // that
         // they lie in after them; nothing of the model leaves it but copies.
         #[allow(unsafe_code)]
         let bytes: &'static [u8] = unsafe { std::mem::transmute(weights.bytes()) };

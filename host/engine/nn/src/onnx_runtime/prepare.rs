@@ -28,7 +28,8 @@ pub const LEFT_FILE: &str = "optimised";
 /// A model with its weights inside is not larger, in bytes: protobuf itself ends at 2 GiB.
 const OPTIMISED_BYTES_MAX: u64 = 2_000_000_000;
 
-/// What the optimiser computes of constants is stored as weights. A small file must not become a large one: it may grow
+/// What the optimiser computes of constants is stored as weights. A small file must not become a large one:
+/// it may grow
 /// by this factor, and by so many bytes.
 const GROWTH: u64 = 2;
 const GROWN_BYTES: u64 = 16 << 20;
@@ -124,7 +125,8 @@ impl OnnxRuntime {
         drop(files);
         let io = |source| PrepareError::Io { action: "read the optimised model", source };
         let file = File::open(&path).map_err(io)?;
-        // SAFETY: this process alone writes to the folder of its job, and writes to this file only below, when
+        // SAFETY: this process alone writes to the folder of its job, and writes to this file only below,
+        // when
         // nothing of it is mapped any more.
         #[allow(unsafe_code)]
         let mapped = unsafe { MmapOptions::new().len(bytes_of(&file).map_err(io)? as usize).map(&file) }

@@ -5,7 +5,8 @@ use crate::edit::{Editor, int_attribute};
 use crate::facts::Facts;
 use crate::onnx::*;
 
-/// The engine's ArgMax and ArgMin take the last of equals; ONNX takes the first unless the node says otherwise. TopK of one takes
+/// The engine's ArgMax and ArgMin take the last of equals; ONNX takes the first unless the node says
+/// otherwise. TopK of one takes
 /// the first.
 pub fn arg(editor: &mut Editor, mut node: NodeProto) {
     let last = node.int("select_last_index").unwrap_or(0) != 0;
@@ -29,7 +30,8 @@ pub fn arg(editor: &mut Editor, mut node: NodeProto) {
     }
 }
 
-/// The engine leaves a dimension of 1 behind where the right side is a vector: made a column, and the dimension taken away.
+/// The engine leaves a dimension of 1 behind where the right side is a vector: made a column, and the
+/// dimension taken away.
 pub fn times_vector(editor: &mut Editor, mut node: NodeProto) {
     let output = node.output[0].clone();
     let [column, product, right, last] =
@@ -43,7 +45,8 @@ pub fn times_vector(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Squeeze", &[&product, &last], &[&output], vec![]);
 }
 
-/// As [`times_vector`] where only the run tells whether the right side is a vector: the result has the dimensions of the left side
+/// As [`times_vector`] where only the run tells whether the right side is a vector: the result has the
+/// dimensions of the left side
 /// without its last one then, and all that the engine gives otherwise.
 pub fn times_unknown(editor: &mut Editor, mut node: NodeProto) {
     let output = node.output[0].clone();
@@ -70,7 +73,8 @@ pub fn times_unknown(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Reshape", &[&product, &cut], &[&output], vec![]);
 }
 
-/// The engine's ScatterElements is right only where the indices are as large as the data in all dimensions but the axis. Elsewhere
+/// The engine's ScatterElements is right only where the indices are as large as the data in all dimensions
+/// but the axis. Elsewhere
 /// each update is given its whole place, for ScatterND.
 pub fn scatter(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
     let dims = |i: usize| facts.input(&node, i).and_then(|f| f.dims.clone()).unwrap_or_default();

@@ -4,7 +4,8 @@ use super::ints;
 use crate::edit::{Editor, float_attribute, int_attribute, set_attribute};
 use crate::onnx::*;
 
-/// The engine gives the result of LayerNormalization alone: mean and inverse deviation are computed beside it, in the same axes.
+/// The engine gives the result of LayerNormalization alone: mean and inverse deviation are computed beside
+/// it, in the same axes.
 pub fn layer(editor: &mut Editor, mut node: NodeProto, rank: usize) {
     let axis = node.int("axis").unwrap_or(-1);
     let axis = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };

@@ -20,7 +20,8 @@ fn take_output(editor: &mut Editor, node: &mut NodeProto, part: &str) -> (String
     (output, own)
 }
 
-/// Where a tensor is not a number, the result is not, and elsewhere 0: the sigmoid is within bounds everywhere else.
+/// Where a tensor is not a number, the result is not, and elsewhere 0: the sigmoid is within bounds
+/// everywhere else.
 fn nothing_or_nan(editor: &mut Editor, node: &NodeProto) -> String {
     let [bounded, nothing] = ["bounded", "nothing"].map(|part| editor.fresh(&node.output[0], part));
     let zero = number(editor, node, "zero", 0.0);
@@ -40,8 +41,10 @@ pub fn sign(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Mul", &[&sign, &factor], &[&output], vec![]);
 }
 
-/// The engine's Cast to bool truncates to an integer: 0.5 becomes false, and 2 stays 2. Here: x is not equal to x - x (which is
-/// not a number where x is infinite or none, hence unequal and true). In floats, since not all integers can be subtracted.
+/// The engine's Cast to bool truncates to an integer: 0.5 becomes false, and 2 stays 2. Here: x is not
+/// equal to x - x (which is
+/// not a number where x is infinite or none, hence unequal and true). In floats, since not all integers can
+/// be subtracted.
 pub fn to_bool(editor: &mut Editor, node: &NodeProto, input: &str, output: &str) {
     let [float, zero, is_zero] = ["float", "zero", "is_zero"].map(|part| editor.fresh(output, part));
     editor.add(node, "Cast", &[input], &[&float], vec![int_attribute("to", FLOAT)]);
@@ -51,7 +54,8 @@ pub fn to_bool(editor: &mut Editor, node: &NodeProto, input: &str, output: &str)
     debug_assert_eq!(BOOL, 9);
 }
 
-/// The engine's Clip makes a bound of what is not a number, and knows no bounds of half floats where none are given.
+/// The engine's Clip makes a bound of what is not a number, and knows no bounds of half floats where none
+/// are given.
 pub fn clip(editor: &mut Editor, mut node: NodeProto, element: Option<Element>) {
     let nothing = nothing_or_nan(editor, &node);
     if element == Some(Element::Float16) {
@@ -106,7 +110,8 @@ pub fn large_logarithm(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Where", &[&large, far, &small], &[&output], vec![]);
 }
 
-/// The engine's ReduceMax, ReduceMin and ReduceLogSumExp pass over what is not a number: a sum of it is added.
+/// The engine's ReduceMax, ReduceMin and ReduceLogSumExp pass over what is not a number: a sum of it is
+/// added.
 pub fn extreme(editor: &mut Editor, mut node: NodeProto) {
     let nothing = nothing_or_nan(editor, &node);
     let (output, extreme) = take_output(editor, &mut node, "extreme");
@@ -120,7 +125,8 @@ pub fn extreme(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Add", &[&extreme, &sum], &[&output], vec![]);
 }
 
-/// The engine's Pow by one number has no more dimensions than the base, also where the exponent has: the base gets them first.
+/// The engine's Pow by one number has no more dimensions than the base, also where the exponent has: the
+/// base gets them first.
 pub fn power(editor: &mut Editor, node: &mut NodeProto) {
     let [shape, base] = ["shape", "base"].map(|part| editor.fresh(&node.output[0], part));
     editor.add(node, "Shape", &[&node.input[1]], &[&shape], vec![]);
@@ -167,7 +173,8 @@ pub fn largest(editor: &mut Editor, mut node: NodeProto) {
     editor.add(&node, "Where", &[&any, &none, &largest], &[&output], vec![]);
 }
 
-/// The largest of no integers is the least of 64 bits, which the engine does not have: where there may be none, the first element
+/// The largest of no integers is the least of 64 bits, which the engine does not have: where there may be
+/// none, the first element
 /// is looked at, so that the run fails.
 pub fn extreme_of_some(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
     let dims = facts.input(&node, 0).and_then(|f| f.dims.as_deref());

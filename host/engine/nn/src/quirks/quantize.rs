@@ -1,4 +1,5 @@
-//! Quantisation: the engine multiplies by the inverse of the scale, which may round otherwise than the division that ONNX asks for.
+//! Quantisation: the engine multiplies by the inverse of the scale, which may round otherwise than the
+//! division that ONNX asks for.
 
 use super::ints;
 use crate::edit::{Editor, float_attribute, int_attribute};
@@ -83,7 +84,8 @@ fn zero(editor: &mut Editor, node: &NodeProto, output: &str) -> String {
     zero
 }
 
-/// As ONNX defines it: the range is made to contain 0, its 255th part is the scale, and the zero point is rounded.
+/// As ONNX defines it: the range is made to contain 0, its 255th part is the scale, and the zero point is
+/// rounded.
 pub fn dynamic(editor: &mut Editor, node: &NodeProto) {
     let input = &node.input[0];
     let output = &node.output[0];

@@ -1,10 +1,12 @@
-//! Operators that the engine does not have for an element type: computed in a wider one that loses nothing, and made narrow again.
+//! Operators that the engine does not have for an element type: computed in a wider one that loses nothing,
+//! and made narrow again.
 
 use crate::edit::{Editor, int_attribute};
 use crate::facts::{Fact, Facts};
 use crate::onnx::*;
 
-/// Casts inputs of a node that are too narrow for the engine; gives the name that the output has to get, and its type, where it has
+/// Casts inputs of a node that are too narrow for the engine; gives the name that the output has to get,
+/// and its type, where it has
 /// to be cast back.
 pub fn widen(editor: &mut Editor, node: &mut NodeProto, facts: &mut Facts) -> Option<(String, Element)> {
     if !node.op_domain().is_empty() {

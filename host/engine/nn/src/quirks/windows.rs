@@ -6,8 +6,10 @@ use crate::edit::{Editor, int_attribute, ints_attribute, set_attribute};
 use crate::facts::Facts;
 use crate::onnx::*;
 
-/// Windows without strides step by one; the engine fails unless that is written out for as many dimensions as there are. It also
-/// pads SAME_LOWER as SAME_UPPER, so the padding is written out too; with larger steps it would depend on the input's size.
+/// Windows without strides step by one; the engine fails unless that is written out for as many dimensions
+/// as there are. It also
+/// pads SAME_LOWER as SAME_UPPER, so the padding is written out too; with larger steps it would depend on
+/// the input's size.
 pub fn fill(node: &mut NodeProto, weights_rank: Option<usize>) -> Result<(), PrepareError> {
     let auto = node.attribute("auto_pad").and_then(|a| a.s.clone()).unwrap_or_default();
     let lower = &auto[..] == b"SAME_LOWER";
@@ -48,7 +50,8 @@ fn same_lower(node: &NodeProto) -> PrepareError {
     PrepareError::Operator(format!("{} (node {:?}): {why}", node.op(), node.label()))
 }
 
-/// The engine reflects only once. Where only the run tells how wide padding and data are, a number is looked up that is not there if
+/// The engine reflects only once. Where only the run tells how wide padding and data are, a number is
+/// looked up that is not there if
 /// the padding is too wide or negative, so that the run fails.
 pub fn pad(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
     let mode = node.attribute("mode").and_then(|a| a.s.clone()).unwrap_or_default();

@@ -316,7 +316,8 @@ impl<'l> Build<'l> {
         self.op(of, "Cast", &[value], vec![int_attribute("to", FLOAT)])
     }
 
-    /// Makes the output of a node that is 32-bit integers of floats that are integers; readers that want floats get these.
+    /// Makes the output of a node that is 32-bit integers of floats that are integers; readers that want
+    /// floats get these.
     pub fn put_integral(&mut self, of: &NodeProto, floats: &str, output: &str) -> Result<(), PrepareError> {
         self.put(of, "Cast", &[floats], output, vec![int_attribute("to", INT32)])?;
         self.integral.insert(output.to_owned(), floats.to_owned());

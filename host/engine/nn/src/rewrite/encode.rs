@@ -129,7 +129,8 @@ impl List {
     }
 }
 
-/// What a LabelEncoder gives for what is not among its keys: an element of `default_tensor`, or one of the older attributes.
+/// What a LabelEncoder gives for what is not among its keys: an element of `default_tensor`, or one of the
+/// older attributes.
 fn default_of<T>(
     node: &NodeProto,
     read: impl Fn(&crate::onnx::TensorProto) -> Option<Vec<T>>,

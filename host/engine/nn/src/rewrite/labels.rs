@@ -1,4 +1,5 @@
-//! Strings of a model that only name classes: the engine computes with their numbers, and the description of the model has the
+//! Strings of a model that only name classes: the engine computes with their numbers, and the description
+//! of the model has the
 //! names.
 
 use super::attributes::{ints, only_output, refusal, strings};
@@ -38,7 +39,8 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Takes constant strings out of a graph: each tensor becomes the numbers of its elements, and string tensors that are
+    /// Takes constant strings out of a graph: each tensor becomes the numbers of its elements, and string
+    /// tensors that are
     /// attributes of `ai.onnx.ml` become lists.
     /// A tensor that does not have as many strings as its shape says stays.
     pub fn take(graph: &mut GraphProto) -> Self {
@@ -84,7 +86,8 @@ impl Texts {
         !self.of.is_empty() && node.input.iter().any(|name| self.of.contains_key(name))
     }
 
-    /// Rewrites a node of the default domain that reads numbers of strings: those that move them do so with numbers.
+    /// Rewrites a node of the default domain that reads numbers of strings: those that move them do so with
+    /// numbers.
     pub fn pass(&mut self, build: &mut Build<'_>, mut node: NodeProto) -> Result<(), PrepareError> {
         let moves = matches!(
             node.op(),

@@ -1,6 +1,7 @@
 //! Operators that the engine lacks, written as others that it has, which compute exactly the same.
 //!
-//! This runs before the check of operators, on a model that is sound in itself; see [`crate::quirks`] for operators that the
+//! This runs before the check of operators, on a model that is sound in itself; see [`crate::quirks`] for
+//! operators that the
 //! engine has and computes otherwise than ONNX says.
 
 mod attributes;
@@ -38,7 +39,8 @@ pub struct Rewritten {
     pub labels: BTreeMap<String, Labels>,
 }
 
-/// Makes a model that the check of soundness reads: strings become numbers, an operator set is imported, and Scan is replaced
+/// Makes a model that the check of soundness reads: strings become numbers, an operator set is imported,
+/// and Scan is replaced
 /// where it is no loop.
 ///
 /// # Errors

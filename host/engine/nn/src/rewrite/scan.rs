@@ -1,11 +1,13 @@
-//! Scan, where it is no loop: the distances of all rows to all others, as converters of scikit-learn write them.
+//! Scan, where it is no loop: the distances of all rows to all others, as converters of scikit-learn write
+//! them.
 
 use super::attributes::{ints, ints_of, only_output};
 use super::build::Build;
 use crate::PrepareError;
 use crate::onnx::*;
 
-/// Writes a Scan whose body is the sum of the squares of the differences of each row of its state and one of the others as one
+/// Writes a Scan whose body is the sum of the squares of the differences of each row of its state and one
+/// of the others as one
 /// difference of all. `Ok(false)` says that it is another, and has added nothing.
 pub fn distances(build: &mut Build<'_>, node: &NodeProto) -> Result<bool, PrepareError> {
     let Some([state, rows, kept, scanned]) = parts(node) else { return Ok(false) };

@@ -5,7 +5,8 @@ use super::build::{Build, FLOAT};
 use crate::PrepareError;
 use crate::onnx::NodeProto;
 
-/// The sum of the coefficients times the kernel of each row and support vector, plus rho; or the coefficients of a linear
+/// The sum of the coefficients times the kernel of each row and support vector, plus rho; or the
+/// coefficients of a linear
 /// machine times the rows.
 pub fn regressor(build: &mut Build<'_>, node: &NodeProto) -> Result<(), PrepareError> {
     let (coefficients, rho) = (floats(node, "coefficients"), floats(node, "rho"));

@@ -1,4 +1,5 @@
-//! Models with inputs and expected outputs in folders, as `classic.py` and `quantized.py` in `tests/conformance` make them.
+//! Models with inputs and expected outputs in folders, as `classic.py` and `quantized.py` in
+//! `tests/conformance` make them.
 
 use super::build::*;
 use crate::*;

@@ -137,7 +137,8 @@ fn numbers_are_quantised_by_a_division_and_held_within_bounds() {
         };
         model(13, graph)
     };
-    // The third over the scale is 127.49999, times its inverse 127.5. A tensor of one number is another case of the engine.
+    // The third over the scale is 127.49999, times its inverse 127.5. A tensor of one number is another
+    // case of the engine.
     let x = [0.0, f32::INFINITY, 2.5, -1.0, 1e30, -1e30];
     let got = run(&quantize(false), f32s(&[6], &x));
     assert_eq!(got[0].data, [0, 255, 127, 0, 255, 0]);

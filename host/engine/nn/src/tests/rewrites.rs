@@ -1,4 +1,5 @@
-//! Given operators that the engine lacks, when a model is prepared, then others compute the same, or the reason is told.
+//! Given operators that the engine lacks, when a model is prepared, then others compute the same, or the
+//! reason is told.
 
 use super::build::*;
 use crate::onnx::*;

@@ -22,7 +22,8 @@ pub fn mean_variance(body: &mut Body<'_, '_>) -> Result<(), PrepareError> {
     body.put("Div", &[&moved, &deviation])
 }
 
-/// Normalises groups of channels; scales and biases are those of groups before opset 21, of channels from then on.
+/// Normalises groups of channels; scales and biases are those of groups before opset 21, of channels from
+/// then on.
 pub fn group(body: &mut Body<'_, '_>) -> Result<(), PrepareError> {
     let (x, scale, bias) = (body.input(0)?, body.input(1)?, body.input(2)?);
     let groups = body.node.int("num_groups").unwrap_or(0);
@@ -48,7 +49,8 @@ pub fn group(body: &mut Body<'_, '_>) -> Result<(), PrepareError> {
     body.put("Reshape", &[&moved, &shape])
 }
 
-/// x / (bias + alpha times the mean of the squares of channels near by) ^ beta; channels beyond the ends count as zero.
+/// x / (bias + alpha times the mean of the squares of channels near by) ^ beta; channels beyond the ends
+/// count as zero.
 pub fn local_response(body: &mut Body<'_, '_>) -> Result<(), PrepareError> {
     let x = body.input(0)?;
     let size = body.node.int("size").unwrap_or(0);

@@ -49,11 +49,15 @@ struct Sums {
     dims: usize,
 }
 
-/// Exact sums of (x - zero) times (weights - zero). `places` are those of the inputs x, weights, and their zero points.
+/// Exact sums of (x - zero) times (weights - zero). `places` are those of the inputs x, weights, and their
+/// zero points.
 ///
-/// Both factors are integers within 255 of zero, so floats hold them, padding of 0 means the zero point, and all sums of some of
-/// the products are exact as long as the sizes of the weights of an output channel add up to no more than 2^24 / 255. Where they
-/// do not, the input's channels are taken in several convolutions that do, whose sums are added as 32-bit integers.
+/// Both factors are integers within 255 of zero, so floats hold them, padding of 0 means the zero point,
+/// and all sums of some of
+/// the products are exact as long as the sizes of the weights of an output channel add up to no more than
+/// 2^24 / 255. Where they
+/// do not, the input's channels are taken in several convolutions that do, whose sums are added as 32-bit
+/// integers.
 fn sums(build: &mut Build<'_>, node: &NodeProto, places: [usize; 4]) -> Result<Sums, PrepareError> {
     let [x, weights, x_zero, weights_zero] = places;
     let (x, weights) = (input(node, x)?, input(node, weights)?);

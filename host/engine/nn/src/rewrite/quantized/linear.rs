@@ -5,7 +5,8 @@ use super::*;
 /// Scales of one node, at most.
 const SCALES_MAX: usize = 1 << 18;
 
-/// The engine multiplies by the inverse of the scale, where ONNX divides: the division comes first, unless the inverse is exact.
+/// The engine multiplies by the inverse of the scale, where ONNX divides: the division comes first, unless
+/// the inverse is exact.
 pub fn quantize(build: &mut Build<'_>, node: NodeProto) -> Result<(), PrepareError> {
     let (x, scale) = (input(&node, 0)?, input(&node, 1)?);
     let stated = node.int("output_dtype").filter(|t| *t != 0);

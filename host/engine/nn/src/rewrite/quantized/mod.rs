@@ -1,8 +1,11 @@
 //! Operators on 8-bit integers, so that one model gives the same numbers on every processor.
 //!
-//! The engine's products of 8-bit integers are exact only within bounds: processors with AVX2 and without VNNI multiply unsigned
-//! by signed bytes and add neighbours in 16 bits, which saturates (255 x 127 + 255 x 127 is over 32,767). Its convolutions of
-//! integers pad with another number than the zero point. [`product`] and [`sums`] give both a form that stays within bounds.
+//! The engine's products of 8-bit integers are exact only within bounds: processors with AVX2 and without
+//! VNNI multiply unsigned
+//! by signed bytes and add neighbours in 16 bits, which saturates (255 x 127 + 255 x 127 is over 32,767).
+//! Its convolutions of
+//! integers pad with another number than the zero point. [`product`] and [`sums`] give both a form that
+//! stays within bounds.
 
 mod conv;
 mod linear;
@@ -58,7 +61,8 @@ fn zero_point(
     }
 }
 
-/// A product of scales over another, by columns where one of them is. `dims` follow a list of scales, so that it lies along a
+/// A product of scales over another, by columns where one of them is. `dims` follow a list of scales, so
+/// that it lies along a
 /// dimension that is not the last.
 fn ratio(
     build: &mut Build<'_>,
@@ -83,8 +87,10 @@ fn ratio(
     build.reshape(node, &ratio, &shape)
 }
 
-/// A value over one number. The engine multiplies by the inverse where the divisor has one element, which may round to another
-/// float, and that to another byte: so the divisor gets as many elements as some dimension of the value has, or the value another
+/// A value over one number. The engine multiplies by the inverse where the divisor has one element, which
+/// may round to another
+/// float, and that to another byte: so the divisor gets as many elements as some dimension of the value
+/// has, or the value another
 /// dimension of two.
 fn divide(build: &mut Build<'_>, of: &NodeProto, value: &str, scale: &str) -> Result<String, PrepareError> {
     let shape = build.known(value).shape.unwrap_or_default();
@@ -132,9 +138,11 @@ fn saturated(
     build.put(of, "QuantizeLinear", &[&value, &one, zero], output, vec![])
 }
 
-/// An operator of 8-bit integers that is one of floats between a DequantizeLinear of each input and a QuantizeLinear.
+/// An operator of 8-bit integers that is one of floats between a DequantizeLinear of each input and a
+/// QuantizeLinear.
 ///
-/// `inputs` are the places of each input, its scale and its zero point; `scale` is that of the output's scale, whose zero point
+/// `inputs` are the places of each input, its scale and its zero point; `scale` is that of the output's
+/// scale, whose zero point
 /// comes after it.
 pub fn between(
     build: &mut Build<'_>,

@@ -78,11 +78,16 @@ pub fn gemm(build: &mut Build<'_>, node: &NodeProto) -> Result<(), PrepareError>
 
 /// Exact sums of products as 32-bit integers: (left - zero) times (right - zero).
 ///
-/// The engine's kernel takes the left as unsigned and the right as signed bytes, and adds the products of two neighbours along the
-/// sum, of places 2i and 2i + 1, in 16 bits. These are at most 255 (a + b) and at least -255 (a + b) for the sums a + b of the
-/// positive and of the negative weights of a pair; so the product is exact where those are within [`PAIR_MAX`]. Constant weights
-/// mostly are. What a pair has too much is taken off its second weight, and multiplied apart: only rows of weights that have some
-/// are, each beside a row of zeros, so that no pair has two. Weights that are computed are split into two parts within 64.
+/// The engine's kernel takes the left as unsigned and the right as signed bytes, and adds the products of
+/// two neighbours along the
+/// sum, of places 2i and 2i + 1, in 16 bits. These are at most 255 (a + b) and at least -255 (a + b) for
+/// the sums a + b of the
+/// positive and of the negative weights of a pair; so the product is exact where those are within
+/// [`PAIR_MAX`]. Constant weights
+/// mostly are. What a pair has too much is taken off its second weight, and multiplied apart: only rows of
+/// weights that have some
+/// are, each beside a row of zeros, so that no pair has two. Weights that are computed are split into two
+/// parts within 64.
 fn product(
     build: &mut Build<'_>,
     node: &NodeProto,
@@ -106,7 +111,8 @@ fn product(
         None => plain(build, node, [&left, right], left_zero, None),
         Some(Zero::One(zero)) => plain(build, node, [&left, right], left_zero, Some(zero)),
         Some(Zero::Columns(zeros)) => {
-            // The engine mistakes columns where each has a zero point: what these take off is the zero point times the row's sum.
+            // The engine mistakes columns where each has a zero point: what these take off is the zero
+            // point times the row's sum.
             let total = plain(build, node, [&left, right], left_zero.clone(), None)?;
             let mut rows = build.cast(node, &left, INT32)?;
             if let Some(zero) = left_zero {
@@ -121,8 +127,10 @@ fn product(
     }
 }
 
-/// The product by floats, which hold all sums exactly as long as the sizes of a column of weights add up to at most 2^24 / 255.
-/// That costs a product of floats, whereas the kernel for bytes costs about that, and as much again for what pairs of weights have
+/// The product by floats, which hold all sums exactly as long as the sizes of a column of weights add up to
+/// at most 2^24 / 255.
+/// That costs a product of floats, whereas the kernel for bytes costs about that, and as much again for
+/// what pairs of weights have
 /// too much: so it pays where more than a few rows have some.
 fn by_floats(
     build: &mut Build<'_>,
@@ -250,7 +258,8 @@ fn zero_of(build: &mut Build<'_>, node: &NodeProto, zero: &str) -> Result<Zero, 
     }
 }
 
-/// The left side and its zero point as unsigned bytes. The engine makes them so itself, but without VNNI it moves both by the
+/// The left side and its zero point as unsigned bytes. The engine makes them so itself, but without VNNI it
+/// moves both by the
 /// smallest number on the left, by which a smaller zero point becomes negative, and wraps.
 fn unsigned(
     build: &mut Build<'_>,
@@ -296,7 +305,8 @@ fn signed_zero(
     }
 }
 
-/// Weights [.., rows, columns] without what pairs of rows have too much: the weights, the numbers of the rows that had some (each
+/// Weights [.., rows, columns] without what pairs of rows have too much: the weights, the numbers of the
+/// rows that had some (each
 /// twice), and what it was (the second of each pair of rows is zero). `None` where no pair has too much.
 #[allow(clippy::type_complexity)]
 fn split(dims: &[i64], weights: &[i16]) -> Option<(Vec<u8>, Vec<i64>, Vec<u8>)> {

@@ -94,7 +94,8 @@ pub fn classifier(build: &mut Build<'_>, texts: &mut Texts, node: &NodeProto) ->
     post.put(build, node, &scores.total, &output)
 }
 
-/// Two classes. Where all weights are of the first class, their sum is the score of the second: a probability where no weight is
+/// Two classes. Where all weights are of the first class, their sum is the score of the second: a
+/// probability where no weight is
 /// negative, else a number that is positive for the second class.
 fn binary(
     build: &mut Build<'_>,

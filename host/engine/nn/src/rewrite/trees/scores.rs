@@ -22,7 +22,8 @@ const TABLE_MAX: usize = 1 << 26;
 
 /// How weights are laid out.
 enum Layout {
-    /// A tree has weights of one target: as many trees for each target, one target after another. Their number for each.
+    /// A tree has weights of one target: as many trees for each target, one target after another. Their
+    /// number for each.
     ByTarget(usize),
     /// Weights of all targets at each leaf.
     Table,
@@ -157,8 +158,10 @@ fn has_all(found: impl Iterator<Item = usize>, targets: usize) -> bool {
     has.into_iter().all(|h| h)
 }
 
-/// The order of trees for [`Layout::ByTarget`], where each leaf has one weight, and those of a tree are of one target. Targets
-/// with fewer trees than others get trees without weights, if that adds no more than there are, and they are summed.
+/// The order of trees for [`Layout::ByTarget`], where each leaf has one weight, and those of a tree are of
+/// one target. Targets
+/// with fewer trees than others get trees without weights, if that adds no more than there are, and they
+/// are summed.
 fn by_target(trees: &Trees, targets: usize, sums: bool) -> Option<(Layout, Vec<Option<usize>>)> {
     let mut of = vec![Vec::new(); targets.min(trees.roots.len())];
     for (root, leaves) in trees.roots.iter().zip(&trees.leaves) {

@@ -1,8 +1,11 @@
 //! A walk down all trees at once, a level at a time, as tensors.
 //!
-//! Every inner node becomes a test "a column is at most a value" whose two successors are neighbours: where it holds, the walk
-//! goes on at `next + 1`, else, and where the column is NaN, at `next`. Columns may be negated (-x <= -v is x >= v), so any
-//! comparison has this form, with NaN on either side. A leaf is a test that never holds (its value is NaN) and whose successor
+//! Every inner node becomes a test "a column is at most a value" whose two successors are neighbours: where
+//! it holds, the walk
+//! goes on at `next + 1`, else, and where the column is NaN, at `next`. Columns may be negated (-x <= -v is
+//! x >= v), so any
+//! comparison has this form, with NaN on either side. A leaf is a test that never holds (its value is NaN)
+//! and whose successor
 //! is itself. So a step for all rows and trees is: look up column, value and `next` by place; compare; add.
 
 use super::nodes::{Mode, Node, Trees};
@@ -208,7 +211,8 @@ impl Walk {
     }
 }
 
-/// Steps that are enough to get from any root to any leaf: one for each comparison, three where that is of equality.
+/// Steps that are enough to get from any root to any leaf: one for each comparison, three where that is of
+/// equality.
 fn steps(trees: &Trees) -> u64 {
     let mut longest = 1;
     let mut open: Vec<(usize, u64)> = trees.roots.iter().map(|root| (*root, 0)).collect();
