@@ -1,7 +1,6 @@
 //! Whether packed weights are worth having: both forms run at deploy, with the inputs of the trial.
 
 use crate::{Backend, Form, Graph, PackedForm, PreparedFiles, Rten, Tensor, heap};
-use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use std::path::Path;
 
@@ -9,10 +8,9 @@ use std::path::Path;
 /// run's inputs, and three
 /// more runs would make the deploy slow.
 const RUN_MAX_MS: f64 = 1_000.0;
-/// A model is not measured where its weights are more than this part of the memory that this process may
-/// have: the packed ones come
-/// on top of the mapped ones.
-const MEMORY_SHARE: u64 = 4;
+/// A model with larger weights is not measured, in bytes: the packed ones come on top of the mapped ones, and this process has a
+/// limit. (It may not ask the kernel for that: it is confined.)
+const WEIGHTS_BYTES_MAX: u64 = 1 << 30;
 /// Runs of each form, of which the shortest counts: others may use the processors meanwhile.
 const RUNS: usize = 25;
 /// No more runs once they have taken so long, in nanoseconds.
@@ -21,8 +19,7 @@ const RUNS_MAX_NS: u64 = 300_000_000;
 const SAVED_MIN: f64 = 0.03;
 
 /// What the packed form gains over the mapped one. `None` where it gains too little, does not load, or
-/// gives other outputs than the
-/// mapped form.
+/// gives other outputs.
 pub fn measure(
     dir: &Path,
     mapped: &dyn Graph,
@@ -30,8 +27,7 @@ pub fn measure(
     outputs: &[(String, Tensor)],
     first_ms: f64,
 ) -> Option<PackedForm> {
-    let memory = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
-    if first_ms > RUN_MAX_MS || mapped.resident_bytes() > memory / MEMORY_SHARE {
+    if first_ms > RUN_MAX_MS || mapped.resident_bytes() > WEIGHTS_BYTES_MAX {
         return None;
     }
     let (before, begun) = (heap::in_use(), process_cpu_ns());
