@@ -34,9 +34,21 @@ impl Process {
         all
     }
 
-    /// The process that workers are forked from.
+    /// The process that workers are forked from: the oldest of its name, which a worker has, too, until it
+    /// gives itself its own.
     pub fn fork_server(&self) -> Option<Process> {
-        self.with_fork_server().into_iter().find(|p| p.is_called("vesta-forks"))
+        let named = self.with_fork_server().into_iter().filter(|p| p.is_called("vesta-forks"));
+        named
+            .filter_map(|p| Some((p.started_at()?, p.id, p)))
+            .min_by_key(|(at, id, _)| (*at, *id))
+            .map(|p| p.2)
+    }
+
+    /// When it started, in ticks since the machine did; none where it has been reaped.
+    fn started_at(&self) -> Option<u64> {
+        let stat = self.try_read("stat")?;
+        // The fields behind the name, which may contain anything, begin with the third.
+        stat.rsplit_once(") ")?.1.split(' ').nth(22 - 3)?.parse().ok()
     }
 
     fn is_called(&self, name: &str) -> bool {
