@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use vesta_tests::books::Books;
 use vesta_tests::cli::Cli;
+use vesta_tests::host::Builder;
 use vesta_tests::process::Process;
 use vesta_tests::{Host, PATIENCE, Package, in_root, skip, wait_for};
 
 const F64: i32 = 11;
 
 /// The pinned library, as `.ci/run` installs it for the tests.
-fn library() -> Option<PathBuf> {
+pub fn library() -> Option<PathBuf> {
     let installed = in_root("target/engines-of-tests/engines/onnxruntime-1.32.0/libonnxruntime.so");
     let library = std::env::var_os("VESTA_TEST_ONNX_RUNTIME").map_or(installed, PathBuf::from);
     if library.exists() {
@@ -26,8 +27,13 @@ fn library() -> Option<PathBuf> {
 
 /// A host that has ONNX Runtime.
 fn host() -> Option<Host> {
-    let library = library()?;
-    Some(Host::builder().config(&format!("onnx_runtime = {:?}", library.display().to_string())).start())
+    Some(builder("")?.start())
+}
+
+/// Builds a host that has ONNX Runtime, and more in its configuration.
+pub fn builder(config: &str) -> Option<Builder> {
+    let library = library()?.display().to_string();
+    Some(Host::builder().config(&format!("onnx_runtime = {library:?}\n{config}")))
 }
 
 /// A determinant, which the embedded engine does not compute.
@@ -38,7 +44,7 @@ fn determinant() -> Vec<u8> {
 const DETERMINANT_RUN: &str = "/run?model=m&in=x:f32:2x2:1,2,3,4";
 
 /// What the host says of the only model of a function.
-fn described(host: &Host, function: &str) -> Value {
+pub fn described(host: &Host, function: &str) -> Value {
     let function = host.control().get(&format!("/api/v1/functions/{function}")).expect(200).json();
     let versions = function["versions"].as_array().expect("versions");
     versions.last().expect("a version")["models"][0].clone()

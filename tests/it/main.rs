@@ -44,6 +44,7 @@ mod sandbox;
 mod scale_to_zero;
 mod snapshots;
 mod tensors;
+mod tiers;
 mod upload;
 mod vital;
 mod work;

@@ -78,6 +78,11 @@ impl Library {
     pub(crate) fn compat(&self) -> String {
         vesta_nn::onnx_runtime_compat(&self.version)
     }
+
+    /// The versions of the embedded engine and this one, which are compared at deploy.
+    pub(crate) fn compared(&self) -> [String; 2] {
+        [vesta_nn::compat(), self.compat()]
+    }
 }
 
 /// What is known of ONNX Runtime on this host.

@@ -3,7 +3,7 @@
 
 use crate::engines::{Engine, Engines};
 use crate::error::{EngineError, runtime_error};
-use crate::files::{Choices, CodeStore, SealError, Sealed, Seals, Source};
+use crate::files::{Choices, CodeStore, Gained, SealError, Seals, Source, sealed_model};
 use crate::guest::epoch::Ticker;
 use crate::guest::idle::IdleOfHost;
 use crate::guest::state::{State, World};
@@ -13,7 +13,9 @@ use crate::imports::lookups::Lookups;
 use crate::imports::outbound::OutboundPolicy;
 use crate::meter::cpu;
 use crate::meter::share::InstanceMemory;
-use crate::models::{Inference, LoadedModels, Model, Models, Settings, StartError, private_bytes};
+use crate::models::{
+    FasterTier, Inference, LoadedModels, Model, Models, Settings, StartError, Tier, private_bytes,
+};
 use bytes::Bytes;
 use http_body::Body;
 use ipnet::IpNet;
@@ -32,7 +34,7 @@ use vesta_core::lifecycle::{CodeStart, ColdStartParts, ModelStart, SetAside};
 use vesta_core::limits::Limits;
 use vesta_core::manifest::{EngineChoice, ModelRef, PackageManifest};
 use vesta_core::memory::{Grant, Kind, Part, Reservation};
-use vesta_nn::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
+use vesta_nn::{Faster, GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
@@ -149,6 +151,23 @@ impl Loader {
         Ok((engine, self.prepared_dir(model, engine)))
     }
 
+    /// The engine that may take over from the one that was chosen, where one was faster at deploy and is there.
+    fn other_tier(&self, model: &ModelRef, engine: Engine) -> Option<FasterTier> {
+        if model.engine != EngineChoice::Auto || engine != Engine::Rten {
+            return None;
+        }
+        let Gained { engines, gain, batching } = self.choices.get(model)?.faster?;
+        if engines != self.engines.library()?.compared() {
+            return None;
+        }
+        let tier = Tier::first(Engine::OnnxRuntime);
+        let dir = self.prepared_dir(model, tier.engine);
+        let size = |file: &str| std::fs::metadata(dir.join(file)).ok().map(|file| file.len());
+        let (graph, weights) = (size(GRAPH_FILE)?, size(WEIGHTS_FILE)?);
+        let bytes = private_bytes(tier.engine, graph, weights).saturating_add(weights);
+        Some(FasterTier { tier, dir, gain: Faster { bytes, ..gain }, batching })
+    }
+
     /// The place of what is prepared of a model for an engine.
     pub fn prepared_dir(&self, model: &ModelRef, engine: Engine) -> PathBuf {
         let compat = match engine {
@@ -193,7 +212,9 @@ impl Loader {
                 Err(e) => Err(model_error(&model.name, missing(e))),
             };
             let (weights, graph) = (size(WEIGHTS_FILE)?, size(GRAPH_FILE)?);
-            let worker = format!("{} {:?}", digest.hex(), self.settings(model, engine, &manifest.limits));
+            let other = self.other_tier(model, engine);
+            let settings = self.settings(model, engine, other.is_some(), &manifest.limits);
+            let worker = format!("{} {settings:?}", digest.hex());
             let worker = Digest::from_bytes(*blake3::hash(worker.as_bytes()).as_bytes());
             // Each engine has a file of weights of its own.
             let file = match engine {
@@ -348,9 +369,16 @@ impl Loader {
         })
     }
 
-    fn settings(&self, model: &ModelRef, engine: Engine, limits: &Limits) -> Settings {
+    fn settings(
+        &self,
+        model: &ModelRef,
+        engine: Engine,
+        has_faster_engine: bool,
+        limits: &Limits,
+    ) -> Settings {
         Settings {
             engine,
+            has_faster_engine,
             // More than the host may use would have the kernel end the worker instead.
             memory_bytes: limits.model_memory_bytes.min(self.memory.memory().budget()),
             inference_ns: limits.inference_ms.saturating_mul(1_000_000),
@@ -362,14 +390,15 @@ impl Loader {
     /// A model, whether it was loaded already, and the CPU time that its worker took, in nanoseconds.
     fn load_model(&self, model: &ModelRef, limits: &Limits) -> Result<(Arc<Model>, bool, u64), EngineError> {
         let (engine, dir) = self.served(model)?;
-        let settings = self.settings(model, engine, limits);
+        let other = self.other_tier(model, engine);
+        let settings = self.settings(model, engine, other.is_some(), limits);
         let place = self.loaded_models.place(&dir, settings);
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(served) = place.upgrade() {
             return Ok((served, true, 0));
         }
         let (served, cpu_ns) =
-            Model::load(self.inference.clone(), dir.clone(), settings).map_err(|e| match e {
+            Model::load(self.inference.clone(), dir.clone(), settings, other).map_err(|e| match e {
                 StartError::Refused(_) => {
                     // Without its description a prepared model counts as missing, and is made anew.
                     let _ = std::fs::remove_file(dir.join(INFO_FILE));
@@ -402,12 +431,6 @@ fn model_error(name: &str, e: SealError) -> EngineError {
         SealError::Io(e) => EngineError::Io(e),
         e => EngineError::Model { name: name.into(), detail: e.to_string() },
     }
-}
-
-/// The prepared files in `dir` of the model whose place is `subject`.
-pub(crate) fn sealed_model<'a>(subject: &'a Path, dir: &Path) -> Sealed<'a> {
-    let files = [GRAPH_FILE, WEIGHTS_FILE, INFO_FILE].map(|name| dir.join(name)).into();
-    Sealed { subject, files, seal: dir.join("mac") }
 }
 
 /// Has the kernel begin to read a file that is wanted as a whole; gives its size in bytes.

@@ -4,15 +4,15 @@
 //!   engine =      rten          onnxruntime     auto
 //!                  │                 │            ├─ ONNX Runtime is not installed: as rten, or refused
 //!                  │                 │            │  where ONNX Runtime was chosen before
-//!                  ▼                 ▼            ├─ both run it, outputs agree:  rten
+//!                  ▼                 ▼            ├─ both run it, outputs agree:  rten; ONNX Runtime, if faster, while the model is busy
 //!                rten, or      ONNX Runtime,      ├─ both run it, outputs differ: ONNX Runtime
 //!                refused       or refused         └─ one runs it: that one. None: refused, with both reasons
 //! ```
 
 use crate::engines::{Engine, Library};
 use crate::error::EngineError;
-use crate::files::Choice;
-use crate::load::{Loader, sealed_model};
+use crate::files::{Choice, Gained, sealed_model};
+use crate::load::Loader;
 use crate::meter::cpu::spending;
 use crate::prepare::child::{self, Answer, ChildLimits, For, Job};
 use crate::prepare::jobs::JobFolders;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vesta_core::manifest::{EngineChoice, ModelRef, Precision};
 use vesta_core::usage::CpuTime;
-use vesta_nn::{ModelInfo, ModelLimits, TRIAL_FILE, another_engine_may_help};
+use vesta_nn::{Faster, ModelInfo, ModelLimits, TRIAL_FILE, another_engine_may_help};
 
 /// A model that can be loaded.
 #[derive(Debug)]
@@ -29,6 +29,19 @@ pub struct PreparedModel {
     /// The engine that runs it, and why that one.
     pub engine: Engine,
     pub why: String,
+    /// The engine that takes over while the model is busy, and what that gains.
+    pub faster: Option<(Engine, Faster)>,
+}
+
+impl PreparedModel {
+    fn of(info: ModelInfo, Choice { engine, why, faster }: Choice) -> PreparedModel {
+        // Of two, the one that saves more takes over.
+        let saves_more = |gained: &Gained| {
+            info.packed.is_none_or(|packed| gained.gain.saved_cpu_ms >= packed.saved_cpu_ms)
+        };
+        let faster = faster.filter(saves_more).map(|gained| (Engine::OnnxRuntime, gained.gain));
+        PreparedModel { info, engine, why, faster }
+    }
 }
 
 /// How ONNX Runtime gets onto a host, for whoever reads a refusal.
@@ -86,7 +99,7 @@ impl ModelPreparer {
         let named = || "the manifest names it".to_owned();
         if model.engine == EngineChoice::Rten {
             let info = self.rten(model, source, None, spent).await?;
-            return Ok(PreparedModel { info, engine: Engine::Rten, why: named() });
+            return Ok(PreparedModel { info, engine: Engine::Rten, why: named(), faster: None });
         }
         // Reads all of it the first time.
         let engines = self.loader.engines.clone();
@@ -97,7 +110,7 @@ impl ModelPreparer {
         match library {
             Some(library) if is_named => {
                 let info = self.onnx_runtime(model, source, &library, None, spent).await?;
-                Ok(PreparedModel { info, engine: Engine::OnnxRuntime, why: named() })
+                Ok(PreparedModel { info, engine: Engine::OnnxRuntime, why: named(), faster: None })
             }
             None if is_named => Err(not_installed("the manifest names ONNX Runtime as its engine")),
             // The embedded engine refuses the model, or computes it otherwise.
@@ -106,7 +119,7 @@ impl ModelPreparer {
             }
             None => {
                 let info = self.rten(model, source, None, spent).await.map_err(with_hint)?;
-                self.chosen(model, Engine::Rten, "ONNX Runtime is not installed".into(), info)
+                self.chosen(model, Engine::Rten, "ONNX Runtime is not installed".into(), info, None)
             }
             Some(library) => self.choose_one(model, source, &library, spent).await,
         }
@@ -118,9 +131,11 @@ impl ModelPreparer {
         engine: Engine,
         why: String,
         info: ModelInfo,
+        faster: Option<Gained>,
     ) -> Result<PreparedModel, EngineError> {
-        self.loader.choices.set(model, Choice { engine, why: why.clone() })?;
-        Ok(PreparedModel { info, engine, why })
+        let choice = Choice { engine, why, faster };
+        self.loader.choices.set(model, choice.clone())?;
+        Ok(PreparedModel::of(info, choice))
     }
 
     async fn choose_one(
@@ -146,26 +161,30 @@ impl ModelPreparer {
             (Some(_), Ok(other)) if other.difference.is_some() => {
                 let difference = other.difference.as_deref().unwrap_or_default();
                 let why = format!("the embedded engine's outputs differ from ONNX Runtime's ({difference})");
-                self.chosen(model, Engine::OnnxRuntime, why, other)
+                self.chosen(model, Engine::OnnxRuntime, why, other, None)
             }
-            (Some(info), Ok(_)) => {
+            (Some(info), Ok(other)) => {
                 let why = match is_compared {
                     true => "it runs the model, and ONNX Runtime gives the same outputs",
                     false => {
                         "it runs the model; inputs and outputs are too large to be compared with ONNX Runtime's"
                     }
                 };
-                self.chosen(model, Engine::Rten, why.into(), info)
+                // Where the embedded engine computes with fewer bits, they agree on these inputs only.
+                let faster = other.faster.filter(|_| info.reduced.is_empty());
+                let engines = library.compared();
+                let faster = faster.map(|gain| Gained { engines, gain, batching: other.batching });
+                self.chosen(model, Engine::Rten, why.into(), info, faster)
             }
             // Only a refusal of the model says something of the model.
             (_, Err(e)) if e.is_platform() => Err(e),
             (Some(info), Err(e)) => {
                 let why = format!("ONNX Runtime does not run the model: {e}");
-                self.chosen(model, Engine::Rten, why, info)
+                self.chosen(model, Engine::Rten, why, info, None)
             }
             (None, Ok(other)) => {
                 let why = format!("the embedded engine does not run the model: {reason}");
-                self.chosen(model, Engine::OnnxRuntime, why, other)
+                self.chosen(model, Engine::OnnxRuntime, why, other, None)
             }
             (None, Err(EngineError::Refused { code, detail })) => {
                 let detail = format!("no engine runs the model. rten: {reason}. onnxruntime: {detail}");
@@ -177,12 +196,12 @@ impl ModelPreparer {
 
     /// What was chosen before for a model without samples, where it is still there.
     fn chosen_before(&self, model: &ModelRef) -> Option<PreparedModel> {
-        let Choice { engine, why } = self.loader.choices.get(model)?;
+        let choice = self.loader.choices.get(model)?;
         // Chosen without the other engine, it is chosen anew with it.
-        let is_of_both = self.loader.prepared_dir(model, Engine::OnnxRuntime).exists();
-        let dir = self.loader.prepared_dir(model, engine);
+        let is_of_both = self.sound_info(&self.loader.prepared_dir(model, Engine::OnnxRuntime)).is_some();
+        let dir = self.loader.prepared_dir(model, choice.engine);
         let info = self.sound_info(&dir).filter(|_| is_of_both && model.samples.is_empty())?;
-        Some(PreparedModel { info, engine, why })
+        Some(PreparedModel::of(info, choice))
     }
 
     /// The description of a prepared model whose files are sound.

@@ -2,7 +2,7 @@
 //! [`load`] made warm.
 
 use crate::config;
-use crate::engines::Engines;
+use crate::engines::{Engine, Engines};
 use crate::error::{EngineError, runtime_error};
 use crate::files::{Choices, CodeStore, Seals};
 use crate::guest::Instance;
@@ -14,7 +14,7 @@ use crate::imports::lookups::Lookups;
 use crate::load::{self, LoadReport, Loaded, Loader, source};
 use crate::meter::cpu::spending;
 use crate::meter::share::{EndIdle, InstanceMemory};
-use crate::models::{Inference, InferenceSlots, LoadedModels, Program, Stocks, review_forms};
+use crate::models::{Inference, InferenceSlots, LoadedModels, Program, Stocks, Tier, review_tiers};
 use crate::prepare::child::{CODE_FILE, ChildLimits, Job};
 use crate::prepare::jobs::JobFolders;
 use crate::prepared::{Children, ModelPreparer, PreparedModel};
@@ -31,7 +31,7 @@ use vesta_core::memory::{Grant, Part, Reservation};
 use vesta_core::slots::SlotsConfig;
 use vesta_core::usage::CpuTime;
 use vesta_core::vital::Vitals;
-use vesta_nn::ModelLimits;
+use vesta_nn::{Form, ModelLimits};
 
 /// CPU time that a tenant's runs are granted in a round of the slots, in nanoseconds: a few runs of a usual
 /// model.
@@ -125,6 +125,7 @@ impl Runtime {
             slots: InferenceSlots::new(slots),
             slots_max: config.inference_slots.max(1),
             memory: memory.clone(),
+            seals: seals.clone(),
             merged: AtomicU64::new(0),
         });
         let loader = Loader {
@@ -223,16 +224,18 @@ impl Runtime {
         self.loader.discard_model(digest);
     }
 
-    /// Has each loaded model served in the form that pays by now. Called once a second or so, within a Tokio
+    /// Has each loaded model served in the tier that pays by now. Called once a second or so, within a Tokio
     /// runtime; somebody lacked `needed` bytes of memory since the last time.
     pub fn review_models(&self, needed: u64) {
         let memory = self.loader.inference.memory.memory();
-        review_forms(&self.loader.loaded_models.all(), memory, needed);
+        review_tiers(&self.loader.loaded_models.all(), memory, needed);
     }
 
-    /// Loaded models whose weights are packed.
-    pub fn models_packed(&self) -> usize {
-        self.loader.loaded_models.all().iter().filter(|model| model.is_packed()).count()
+    /// Loaded models whose weights are packed for the embedded engine, and those that ONNX Runtime serves.
+    pub fn models_by_tier(&self) -> (usize, usize) {
+        let tiers: Vec<Tier> = self.loader.loaded_models.all().iter().filter_map(|m| m.tier()).collect();
+        let count = |is: fn(&Tier) -> bool| tiers.iter().filter(|tier| is(tier)).count();
+        (count(|tier| tier.form == Form::Packed), count(|tier| tier.engine == Engine::OnnxRuntime))
     }
 
     /// Runs of models that were merged with others, since the start.

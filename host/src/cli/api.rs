@@ -130,6 +130,16 @@ pub struct ModelSignature {
     pub engine: Option<String>,
     #[serde(default)]
     pub engine_reason: Option<String>,
+    /// The engine that takes over while the function is busy, if one was faster.
+    #[serde(default)]
+    pub faster_engine: Option<FasterEngine>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FasterEngine {
+    pub engine: String,
+    /// CPU time that a run saves, in milliseconds.
+    pub saved_cpu_ms: f64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -167,6 +177,11 @@ impl ModelSignature {
         let mut text = format!("takes {}; gives {}", ports(&self.inputs), ports(&self.outputs));
         if let Some(engine) = &self.engine {
             text += &format!("; runs on {engine}: {}", self.engine_reason.as_deref().unwrap_or("-"));
+        }
+        if let Some(FasterEngine { engine, saved_cpu_ms }) = &self.faster_engine {
+            text += &format!(
+                "; {engine} takes over while it is busy, and saves {saved_cpu_ms:.2} ms of CPU time a run"
+            );
         }
         super::output::printable(&text)
     }
@@ -223,6 +238,13 @@ mod tests {
         let engine =
             ModelSignature { engine: Some("rten".into()), engine_reason: Some("so".into()), ..signature };
         assert_eq!(engine.describe(), "takes x f32[?,64]; gives y [], z bool of any shape; runs on rten: so");
+        let faster = FasterEngine { engine: "onnxruntime".into(), saved_cpu_ms: 1.234 };
+        let both = ModelSignature { faster_engine: Some(faster), ..engine };
+        assert!(
+            both.describe().ends_with(
+                "so; onnxruntime takes over while it is busy, and saves 1.23 ms of CPU time a run"
+            )
+        );
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Prepare for EnginePreparer {
                 let refusal = refusal(e);
                 PrepareError { detail: format!("model {:?}: {}", model.name, refusal.detail), ..refusal }
             };
-            let PreparedModel { info, engine, why } =
+            let PreparedModel { info, engine, why, faster } =
                 self.prepare_model(model, blob, spent).await.map_err(named)?;
             Ok(serde_json::json!({
                 "name": model.name,
@@ -125,6 +125,11 @@ impl Prepare for EnginePreparer {
                 "parameters": info.parameters,
                 "weights_bytes": info.weights_bytes,
                 "labels": info.labels,
+                "faster_engine": faster.map(|(engine, gain)| serde_json::json!({
+                    "engine": engine.name(),
+                    "saved_cpu_ms": gain.saved_cpu_ms,
+                    "load_cpu_ms": gain.load_cpu_ms,
+                })),
                 "packed": info.packed,
                 "batching": info.batching,
                 "dry_run": info.dry_run,

@@ -85,6 +85,7 @@ async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
     memory_bytes.push(("uncounted", memory.uncounted()));
     let (evicted, refused) = ops.functions.evicted_and_refused();
     let (losses, findings) = (ops.journal.losses(), ops.ledger.findings());
+    let (models_packed, models_on_onnx_runtime) = ops.runtime.models_by_tier();
     let now = Readings {
         process_cpu_s: seconds(cpu.process_ns),
         billed_cpu_s: seconds(cpu.billed_ns),
@@ -98,7 +99,8 @@ async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
         inference_waiting: ops.runtime.runs_waiting() as i64,
         inference_workers: processes::workers() as i64,
         runs_merged: ops.runtime.runs_merged(),
-        models_packed: ops.runtime.models_packed() as i64,
+        models_packed: models_packed as i64,
+        models_on_onnx_runtime: models_on_onnx_runtime as i64,
         journal_healthy: ops.journal.is_healthy(),
         ledger_lag_records: ops.settlement.pending(),
         ledger_lag_s: ops.settlement.lag(Instant::now()).as_secs_f64(),

@@ -75,6 +75,7 @@ pub struct Readings {
     pub runs_merged: u64,
     /// Loaded models whose weights are packed.
     pub models_packed: i64,
+    pub models_on_onnx_runtime: i64,
     /// Whether usage records can be written.
     pub journal_healthy: bool,
     /// Records that the ledger lacks, and for how long the oldest of them waits.
@@ -202,6 +203,11 @@ impl Metrics {
             "vesta_models_packed",
             "Loaded models whose weights are packed for faster runs",
             now.models_packed,
+        );
+        gauge(
+            "vesta_models_on_onnxruntime",
+            "Loaded models that ONNX Runtime serves",
+            now.models_on_onnx_runtime,
         );
         let lag = i64::try_from(now.ledger_lag_records).unwrap_or(i64::MAX);
         gauge("vesta_ledger_lag_records", "Records in the journal that the ledger lacks", lag);

@@ -7,6 +7,7 @@
 #[path = "../../../host/engine/nn/src/tests/confine/attempts.rs"]
 mod attempts;
 mod crash;
+mod failing;
 mod nonsense;
 mod taken_over;
 
@@ -15,7 +16,8 @@ use vesta_nn::worker;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, command, host] = arguments.as_slice() else { return ExitCode::FAILURE };
+    // The library of ONNX Runtime comes behind.
+    let [_, command, host, library @ ..] = arguments.as_slice() else { return ExitCode::FAILURE };
     assert_eq!(command, "inference-worker");
     let host = host.parse().expect("the host's process id");
     let program = std::env::current_exe().expect("its own path");
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         "crashes-at-first-run" => worker::main_with(host, crash::engine(crash::When::Run(1))),
         "crashes-at-hundredth-run" => worker::main_with(host, crash::engine(crash::When::Run(100))),
         "taken-over" => worker::main_with(host, taken_over::engine(&program, host)),
+        "fails-on-onnxruntime" if library.is_empty() => worker::main(host, None),
+        "fails-on-onnxruntime" => worker::main_with(host, failing::engine()),
         "nonsense" => worker::fork_server::serve(host, nonsense::main),
         "dies-as-a-spare" => worker::fork_server::serve(host, || 1),
         "dies-before-it-forks" => 1,

@@ -69,6 +69,52 @@ fn narrow(data: &[u8]) -> Result<Vec<i32>, (usize, i64)> {
     data.as_chunks::<8>().0.iter().enumerate().map(narrow_one).collect()
 }
 
+/// Whether an engine that has both types takes elements of the type `from` where a port has the type `to`. The
+/// embedded engine, which has fewer types, takes them as they are: a request must not depend on the engine.
+pub fn is_convertible(to: TensorType, from: TensorType) -> bool {
+    use TensorType::{Bf16, F16, F32, F64, I32, I64};
+    match to {
+        I64 => from == I32,
+        I32 => from == I64,
+        F32 => matches!(from, F16 | Bf16),
+        F16 | F64 => matches!(from, F32 | F16 | Bf16) && from != to,
+        _ => false,
+    }
+}
+
+/// The elements of an input in the type of its port; `None` where they are of that type.
+///
+/// # Errors
+/// An integer that does not fit.
+pub fn to_type(port: &Port, tensor: TensorView<'_>) -> Result<Option<Vec<u8>>, RunError> {
+    if !is_convertible(port.ty, tensor.ty) {
+        return Ok(None);
+    }
+    let data = tensor.data;
+    let floats = || match tensor.ty {
+        TensorType::F16 => each(data, |b| f16::from_le_bytes(b).to_f32()),
+        TensorType::Bf16 => each(data, |b| bf16::from_le_bytes(b).to_f32()),
+        _ => each(data, f32::from_le_bytes),
+    };
+    Ok(Some(match port.ty {
+        TensorType::I64 => bytes(each(data, i32::from_le_bytes), |v| i64::from(v).to_le_bytes()),
+        TensorType::I32 => {
+            let name = || port.name.clone();
+            let narrowed = narrow(data);
+            let narrowed =
+                narrowed.map_err(|(index, value)| RunError::OutOfRange { name: name(), index, value })?;
+            bytes(narrowed, i32::to_le_bytes)
+        }
+        TensorType::F16 => bytes(floats(), |v| f16::from_f32(v).to_le_bytes()),
+        TensorType::F64 => bytes(floats(), |v| f64::from(v).to_le_bytes()),
+        _ => bytes(floats(), f32::to_le_bytes),
+    }))
+}
+
+fn bytes<T, const N: usize>(values: Vec<T>, of: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+    values.into_iter().flat_map(of).collect()
+}
+
 /// The output for a value, in the type that its port states.
 pub fn to_output(port: &Port, value: Value) -> Result<Output<'_>, RunError> {
     let mut shape = Vec::with_capacity(value.ndim());
@@ -110,4 +156,39 @@ fn writer<T: Copy + 'static, const N: usize>(
             None => places.zip(tensor.iter()).for_each(|(place, v)| *place = of(*v)),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converted(to: TensorType, from: TensorType, data: &[u8]) -> Result<Option<Vec<u8>>, RunError> {
+        let port = Port { name: "x".into(), ty: to, shape: vec![None], ranked: true };
+        let elements = (data.len() / from.size_bytes()) as u32;
+        to_type(&port, TensorView { ty: from, shape: &[elements], data })
+    }
+
+    fn little(values: &[i64]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn elements_become_those_of_the_port() {
+        use TensorType::{F16, F32, F64, I32, I64, U8};
+        let data: Vec<u8> = [-1i32, 7].iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(converted(I64, I32, &data), Ok(Some(little(&[-1, 7]))));
+        assert_eq!(converted(I32, I64, &little(&[-1, 7])), Ok(Some(data)));
+        let half = f16::from_f32(1.5).to_le_bytes();
+        assert_eq!(converted(F32, F16, &half), Ok(Some(1.5f32.to_le_bytes().into())));
+        assert_eq!(converted(F64, F32, &1.5f32.to_le_bytes()), Ok(Some(1.5f64.to_le_bytes().into())));
+        assert_eq!(converted(F16, F32, &1.5f32.to_le_bytes()), Ok(Some(half.into())));
+        assert_eq!(converted(I64, I64, &little(&[1])), Ok(None));
+        assert!(!is_convertible(F32, F64) && !is_convertible(I64, U8) && !is_convertible(F32, I64));
+    }
+
+    #[test]
+    fn an_integer_that_does_not_fit_is_named() {
+        let refused = converted(TensorType::I32, TensorType::I64, &little(&[1, 1 << 40]));
+        assert_eq!(refused, Err(RunError::OutOfRange { name: "x".into(), index: 1, value: 1 << 40 }));
+    }
 }

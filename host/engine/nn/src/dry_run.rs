@@ -6,8 +6,8 @@ use crate::guess::Guesses;
 use crate::onnx::{GraphProto, ModelProto};
 use crate::worker::STACK_BYTES;
 use crate::{
-    Backend, Batching, DryRun, Form, GRAPH_FILE, Graph, LoadError, ModelLimits, PackedForm, Port,
-    PrepareError, PreparedFiles, Rten, Signature, Tensor, batching, onnx_runtime, packed, samples,
+    Backend, Batching, DryRun, Faster, Form, GRAPH_FILE, Graph, LoadError, ModelLimits, Port, PrepareError,
+    PreparedFiles, Rten, Signature, Tensor, batching, faster, onnx_runtime, rten, samples,
 };
 use prost::Message;
 use std::io;
@@ -33,9 +33,14 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Keeps it in a file of this folder.
-    pub fn keep(self, dir: &Path) -> Result<(), PrepareError> {
-        onnx_runtime::keep(dir, &self.run, self.inputs, self.outputs)
+    /// Keeps it in a file of the folder `keep_in`, with the CPU time that such a run of what was prepared in
+    /// `dir` takes on the default engine.
+    pub fn keep(self, dir: &Path, keep_in: &Path) -> Result<(), PrepareError> {
+        let cpu_ms = on_stack(|| {
+            let graph = load(&Rten, dir)?;
+            Ok(faster::run_cpu_ms(graph.as_ref(), &self.inputs, self.run.cpu_ms))
+        })?;
+        onnx_runtime::keep(keep_in, &self.run, cpu_ms, self.inputs, self.outputs)
     }
 }
 
@@ -50,32 +55,55 @@ pub fn run(
     on_stack(|| trial(engine, dir, signature, given, limits))
 }
 
-/// What packed weights and merged runs would gain on the default engine. It depends on the model alone:
-/// inputs are made up, whatever
-/// samples there are, since whoever deploys the same model later shares what is found here. `may_merge`
-/// says whether rows may be
-/// independent at all.
+/// What may make a model's runs cheaper.
+#[derive(Default)]
+pub struct Gains {
+    /// Packed weights, where the engine has that form.
+    pub packed: Option<Faster>,
+    /// Merged runs.
+    pub batching: Option<Batching>,
+}
+
+/// What packed weights and merged runs would gain on an engine. It depends on the model alone: inputs are
+/// made up, whatever samples there are, since whoever deploys the same model later shares what is found here.
+/// `may_merge` says whether rows may be independent at all.
 pub fn measure(
+    engine: &dyn Backend,
     dir: &Path,
     signature: &Signature,
     may_merge: bool,
     limits: &ModelLimits,
-) -> Result<(Option<PackedForm>, Option<Batching>), PrepareError> {
+) -> Result<Gains, PrepareError> {
     on_stack(|| {
-        let graph = load(&Rten, dir)?;
+        let graph = load(engine, dir)?;
         let prepared = graph_of(dir)?;
         let guesses = Guesses::of(&prepared, signature);
         let none = vec![None; signature.inputs.len()];
         for inputs in guesses.each(&none, limits.trial_bytes_max) {
             let Ok(trial) = one(graph.as_ref(), inputs) else { continue };
             let (graph, took_ms) = (graph.as_ref(), trial.run.cpu_ms);
-            let packed = packed::measure(dir, graph, &trial.inputs, &trial.outputs, took_ms);
-            let batching =
-                may_merge.then(|| batching::measure(signature, graph, &trial.inputs, took_ms)).flatten();
-            return Ok((packed, batching));
+            let packs = engine.name() == rten::NAME;
+            let packed = || faster::packed(dir, graph, &trial.inputs, &trial.outputs, took_ms);
+            let batching = || batching::measure(signature, graph, &trial.inputs, took_ms);
+            return Ok(Gains {
+                packed: packs.then(packed).flatten(),
+                batching: may_merge.then(batching).flatten(),
+            });
         }
-        Ok((None, None))
+        Ok(Gains::default())
     })
+}
+
+/// What an engine would gain over another one, whose runs with these inputs take `other_ms` of CPU time; a
+/// first run on the engine took `first_ms`.
+pub fn gain_over(
+    engine: &dyn Backend,
+    dir: &Path,
+    inputs: &[(String, Tensor)],
+    first_ms: f64,
+    other_ms: f64,
+) -> Result<Option<Faster>, PrepareError> {
+    on_stack(|| Ok(faster::over(engine, dir, inputs, first_ms, other_ms)))
 }
 
 /// Works on a stack as large as those of a worker.

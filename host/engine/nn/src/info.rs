@@ -36,7 +36,7 @@ pub struct ModelInfo {
     pub dry_run: Option<DryRun>,
     /// What packed weights would gain; absent where they gain nothing.
     #[serde(default)]
-    pub packed: Option<PackedForm>,
+    pub packed: Option<Faster>,
     /// What runs merged into one would gain; absent where they may not be merged, or gain nothing.
     #[serde(default)]
     pub batching: Option<Batching>,
@@ -56,6 +56,10 @@ pub struct ModelInfo {
     /// How the outputs of the trial run differ from those of another engine, if they were compared and do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub difference: Option<String>,
+    /// What this engine would gain over that other one; absent where they were not compared, or it gains
+    /// nothing. It does not say what memory it takes, which follows from the sizes of its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faster: Option<Faster>,
 }
 
 /// An input whose values are numbers of rows of a table.
@@ -86,15 +90,15 @@ pub struct DryRun {
     pub sampled: bool,
 }
 
-/// A model with packed weights ([`crate::Form::Packed`]), beside the mapped form, as the trial at deploy
+/// A faster way to serve a model than its mapped weights in the embedded engine, as the trial at deploy
 /// measured both.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct PackedForm {
+pub struct Faster {
     /// CPU time that a run saves, in milliseconds.
     pub saved_cpu_ms: f64,
     /// CPU time of loading it, in milliseconds.
     pub load_cpu_ms: f64,
-    /// Memory that it takes beside the mapped form, in bytes.
+    /// Memory that it takes beside the mapped weights, in bytes.
     pub bytes: u64,
 }
 

@@ -15,6 +15,7 @@ mod dry_run;
 mod edit;
 mod error;
 mod facts;
+mod faster;
 mod guess;
 pub mod heap;
 mod info;
@@ -24,7 +25,6 @@ mod names;
 pub mod onnx;
 mod onnx_runtime;
 mod order;
-mod packed;
 mod precision;
 mod prepare;
 mod quirks;
@@ -40,7 +40,7 @@ mod wire;
 pub mod worker;
 
 pub use error::{LoadError, PrepareError, RunError, another_engine_may_help};
-pub use info::{Batching, DryRun, Lookup, ModelInfo, ModelLimits, PackedForm};
+pub use info::{Batching, DryRun, Faster, Lookup, ModelInfo, ModelLimits};
 pub use onnx_runtime::{
     ENVIRONMENT as ONNX_RUNTIME_ENVIRONMENT, LEFT_FILE, NAME as ONNX_RUNTIME, OnnxRuntime, TRIAL_FILE,
     compat as onnx_runtime_compat,

@@ -60,7 +60,7 @@ pub fn prepare_kept(
     limits: &ModelLimits,
 ) -> Result<ModelInfo, PrepareError> {
     let (info, trial) = prepared(source, encoding, samples, out_dir, limits)?;
-    trial.keep(keep_in)?;
+    trial.keep(out_dir, keep_in)?;
     Ok(info)
 }
 
@@ -159,12 +159,14 @@ fn prepared(
         labels: rewritten.labels,
         notes,
         difference: None,
+        faster: None,
     };
     // The trial loads the directory as any later load does, so the description has to be there.
     write_info(out_dir, &info)?;
     let trial = dry_run::run(&Rten, out_dir, &info.signature, Given::Samples(samples), limits)?;
     info.dry_run = Some(trial.run.clone());
-    (info.packed, info.batching) = dry_run::measure(out_dir, &info.signature, may_merge, limits)?;
+    let gains = dry_run::measure(&Rten, out_dir, &info.signature, may_merge, limits)?;
+    (info.packed, info.batching) = (gains.packed, gains.batching);
     write_info(out_dir, &info)?;
     Ok((info, trial))
 }
@@ -199,7 +201,7 @@ pub fn try_kept(
     limits: &ModelLimits,
 ) -> Result<ModelInfo, PrepareError> {
     let (info, trial) = tried(dir, samples, limits)?;
-    trial.keep(keep_in)?;
+    trial.keep(dir, keep_in)?;
     Ok(info)
 }
 

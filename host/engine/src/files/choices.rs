@@ -13,12 +13,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vesta_core::Digest;
 use vesta_core::manifest::ModelRef;
+use vesta_nn::{Batching, Faster};
 
 /// An engine, and the reason for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Choice {
     pub engine: Engine,
     pub why: String,
+    /// What ONNX Runtime gains where the embedded engine was chosen, and both give the same outputs.
+    #[serde(default)]
+    pub faster: Option<Gained>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Gained {
+    /// The versions of both engines that were compared.
+    pub engines: [String; 2],
+    pub gain: Faster,
+    /// What merging runs gains in that engine.
+    pub batching: Option<Batching>,
 }
 
 pub(crate) struct Choices {
@@ -108,7 +121,7 @@ mod tests {
     fn a_choice_is_of_a_model_with_its_samples_and_outlives_the_process() {
         let dir = tempfile::tempdir().expect("dir");
         let choices = Choices::new(dir.path().into());
-        let choice = Choice { engine: Engine::OnnxRuntime, why: "because".into() };
+        let choice = Choice { engine: Engine::OnnxRuntime, why: "because".into(), faster: None };
         choices.set(&model(1, Some(0.5)), choice.clone()).expect("written");
         for choices in [choices, Choices::new(dir.path().into())] {
             assert_eq!(choices.get(&model(1, Some(0.5))), Some(choice.clone()));
@@ -123,7 +136,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let choices = Choices::new(dir.path().into());
         for digest in [1, 2] {
-            let choice = Choice { engine: Engine::Rten, why: String::new() };
+            let choice = Choice { engine: Engine::Rten, why: String::new(), faster: None };
             choices.set(&model(digest, None), choice).expect("written");
         }
         choices.discard(&model(1, None).blob.digest);

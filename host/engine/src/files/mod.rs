@@ -4,6 +4,6 @@ mod choices;
 mod seal;
 mod store;
 
-pub(crate) use choices::{Choice, Choices};
-pub(crate) use seal::{SealError, Sealed, Seals};
+pub(crate) use choices::{Choice, Choices, Gained};
+pub(crate) use seal::{SealError, Seals, sealed_model};
 pub(crate) use store::{CodeStore, Source};

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use vesta_nn::{GRAPH_FILE, INFO_FILE, WEIGHTS_FILE};
 
 /// Why files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,12 @@ pub(crate) struct Sealed<'a> {
     pub files: Vec<PathBuf>,
     /// The file of the MAC.
     pub seal: PathBuf,
+}
+
+/// The prepared files in `dir` of the model whose place is `subject`.
+pub(crate) fn sealed_model<'a>(subject: &'a Path, dir: &Path) -> Sealed<'a> {
+    let files = [GRAPH_FILE, WEIGHTS_FILE, INFO_FILE].map(|name| dir.join(name)).into();
+    Sealed { subject, files, seal: dir.join("mac") }
 }
 
 impl Seals {

@@ -65,7 +65,7 @@ impl Model {
             Err(answer) => answer,
             Ok(Err(e)) => return Some(Err(e)),
             Ok(Ok((worker, slot))) => {
-                match queue.take(&member, &self.bounds(&member), Instant::now()).as_deref() {
+                match queue.take(&member, &self.bounds(&member, &worker), Instant::now()).as_deref() {
                     Some([_alone]) => {
                         let run = Run::new(self.clone(), Place::default(), call.held.clone());
                         return Some(run.answer(call, Some((worker, slot))).await);
@@ -84,10 +84,12 @@ impl Model {
         answer.await.ok().flatten().map(Ok)
     }
 
-    /// How much may ride with a member: as much as one run may take, by what runs took so far.
-    fn bounds(&self, member: &Member) -> Bounds {
+    /// How much may ride with a member in a worker: as much as one run may take, by what runs took so far.
+    fn bounds(&self, member: &Member, worker: &Worker) -> Bounds {
+        // It may be of another tier than the one that served when the member joined.
+        let may_merge = self.batching(worker.tier()).is_some();
         Bounds {
-            rows: self.settings.batch.max,
+            rows: if may_merge { self.settings.batch.max } else { member.rows },
             row_ns: self.estimate().cpu_ns / u64::from(member.rows.max(1)),
             cpu_ns: self.settings.inference_ns / LIMIT_SHARE,
         }
@@ -95,7 +97,7 @@ impl Model {
 
     /// This run as one that may be merged.
     fn member(&self, call: &Call<'_>) -> Option<(Arc<Member>, oneshot::Receiver<oneshot::Receiver<Merged>>)> {
-        let batching = self.batches.batching()?;
+        let batching = self.batching(self.tier()?)?;
         let batch = self.settings.batch;
         if batch.max < 2 || self.settings.threads > 1 {
             return None;

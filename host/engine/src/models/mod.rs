@@ -1,22 +1,23 @@
 //! Models: by the names that a function has for them, in worker processes, behind the inference slots.
 
 mod batch;
-mod forms;
 mod loaded;
 mod model;
-mod packing;
 mod payers;
 mod queue;
 mod run;
 mod slots;
+mod tiering;
+mod tiers;
 mod worker;
 
-pub(crate) use forms::review as review_forms;
 pub(crate) use loaded::LoadedModels;
 pub(crate) use model::{Inference, Model};
 pub(crate) use run::{Call, InferenceError};
 pub(crate) use slots::InferenceSlots;
-pub(crate) use worker::{Program, Settings, StartError, Stocks, private_bytes};
+pub(crate) use tiering::review as review_tiers;
+pub(crate) use tiers::FasterTier;
+pub(crate) use worker::{Program, Settings, StartError, Stocks, Tier, private_bytes};
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,16 +1,17 @@
 //! A loaded model: its worker, which may end and be followed by another, and the runs in it.
 
-use super::packing::Forms;
 use super::queue::Queue;
 use super::slots::InferenceSlots;
-use super::worker::{Death, Loading, SOON_MAX, Settings, StartError, Stocks, Worker};
+use super::tiers::{FasterTier, Second, Tiers};
+use super::worker::{Death, Loading, SOON_MAX, Settings, StartError, Stocks, Tier, Worker};
+use crate::files::{Seals, sealed_model};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
-use vesta_core::memory::{Grant, Taken};
-use vesta_nn::{Form, LoadError, PreparedFiles, Signature, parse_info};
+use vesta_core::memory::Grant;
+use vesta_nn::{Batching, Faster, Form, LoadError, PreparedFiles, Signature, parse_info};
 
 /// Deaths of a model's workers, with no run answered in between, after which the model is set aside.
 const DEATHS_MAX: u32 = 5;
@@ -35,6 +36,7 @@ pub(crate) struct Inference {
     /// How many runs there may be at once.
     pub slots_max: u32,
     pub memory: Arc<dyn Grant>,
+    pub seals: Arc<Seals>,
     /// Runs that were merged with others, since the start.
     pub merged: AtomicU64,
 }
@@ -50,6 +52,9 @@ pub(crate) struct Model {
     worker: Mutex<Option<Arc<Worker>>>,
     /// Held while a worker is started, so that all who wait for it start one.
     pub(super) starting: Arc<tokio::sync::Mutex<()>>,
+    /// For runs that fail in the faster tier; and held while it is started.
+    pub(super) second: Mutex<Second>,
+    pub(super) starting_second: Arc<tokio::sync::Mutex<()>>,
     /// Where several threads compute a run, one run at a time: the process's clock is that of the run.
     alone: Option<Arc<Semaphore>>,
     health: Mutex<Health>,
@@ -59,8 +64,10 @@ pub(crate) struct Model {
     run_wall_least_ns: AtomicU64,
     /// Runs answered so far.
     answered: AtomicU64,
-    pub(super) forms: Mutex<Forms>,
+    pub(super) tiers: Mutex<Tiers>,
     pub(super) batches: Queue,
+    /// What merging runs gains in the first tier.
+    batching: Option<Batching>,
 }
 
 /// What is known of a model's runs before one begins, in nanoseconds.
@@ -108,12 +115,13 @@ impl Health {
 }
 
 impl Model {
-    /// Loads what was prepared in a directory; gives the CPU time of the worker, in nanoseconds. Blocks;
-    /// within a Tokio runtime.
+    /// Loads what was prepared in a directory; gives the CPU time of the worker, in nanoseconds. Where
+    /// another engine was faster, it may take over. Blocks; within a Tokio runtime.
     pub fn load(
         inference: Arc<Inference>,
         dir: PathBuf,
         settings: Settings,
+        other: Option<FasterTier>,
     ) -> Result<(Arc<Model>, u64), StartError> {
         let lanes = if settings.threads > 1 { 1 } else { inference.slots_max };
         let files = open(&dir)?;
@@ -121,6 +129,7 @@ impl Model {
         let size = |file: &std::fs::File| file.metadata().map_or(0, |m| m.len());
         let resident = size(&files.graph) + size(&files.weights);
         let (worker, cpu_ns) = start(&inference.stocks, &files, settings, lanes)?;
+        let packed = info.packed.map(|gain| packed(settings, &dir, gain, info.batching));
         let model = Model {
             inference,
             settings,
@@ -129,14 +138,17 @@ impl Model {
             resident,
             worker: Mutex::new(Some(worker)),
             starting: Arc::default(),
+            second: Mutex::default(),
+            starting_second: Arc::default(),
             alone: (settings.threads > 1).then(|| Arc::new(Semaphore::new(1))),
             health: Mutex::new(Health { load: Duration::from_nanos(cpu_ns), ..Health::default() }),
             run_cpu_ns: AtomicU64::new(0),
             run_wall_ns: AtomicU64::new(0),
             run_wall_least_ns: AtomicU64::new(0),
             answered: AtomicU64::new(0),
-            forms: Mutex::new(Forms::of(info.packed)),
-            batches: Queue::of(info.batching),
+            tiers: Mutex::new(Tiers::of(packed.into_iter().chain(other))),
+            batches: Queue::default(),
+            batching: info.batching,
         };
         Ok((Arc::new(model), cpu_ns))
     }
@@ -155,13 +167,25 @@ impl Model {
         self.answered.load(Relaxed)
     }
 
-    /// The form in which a worker serves at the moment; `None` where none does.
-    pub(super) fn form(&self) -> Option<Form> {
-        self.current().as_ref().filter(|worker| worker.is_serving()).map(|worker| worker.form())
+    /// The tier in which a worker serves at the moment; `None` where none does.
+    pub fn tier(&self) -> Option<Tier> {
+        self.serving().map(|worker| worker.tier())
     }
 
-    pub fn is_packed(&self) -> bool {
-        self.form() == Some(Form::Packed)
+    /// The worker that serves at the moment.
+    pub(super) fn serving(&self) -> Option<Arc<Worker>> {
+        self.current().clone().filter(|worker| worker.is_serving())
+    }
+
+    /// What merging runs gains in a tier; `None` where they are not merged in it.
+    pub(super) fn batching(&self, tier: Tier) -> Option<Batching> {
+        if !self.batches.may_merge() {
+            return None;
+        }
+        if tier == Tier::first(self.settings.engine) {
+            return self.batching;
+        }
+        self.tiers().faster(tier).and_then(|faster| faster.batching)
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Arc<Worker>>> {
@@ -182,6 +206,7 @@ impl Model {
         if !worker.counts_as_dead() {
             return;
         }
+        self.tier_has_died(worker.tier(), death);
         let why = match death {
             // By the host's own will, or somebody else's.
             Death::Abandoned | Death::Killed => return,
@@ -240,12 +265,11 @@ impl Model {
 
     /// The worker, or another one where it has ended.
     pub(super) async fn worker(self: &Arc<Self>) -> Result<Arc<Worker>, StartError> {
-        let alive = |model: &Model| model.current().clone().filter(|w| w.is_serving());
-        if let Some(worker) = alive(self) {
+        if let Some(worker) = self.serving() {
             return Ok(worker);
         }
         let turn = self.starting.clone().lock_owned().await;
-        if let Some(worker) = alive(self) {
+        if let Some(worker) = self.serving() {
             return Ok(worker);
         }
         // It may have ended while no run was in it.
@@ -253,7 +277,7 @@ impl Model {
         if let Some((ended, death)) = ended.and_then(|worker| Some((worker.clone(), worker.fate()?))) {
             self.has_died(&ended, &death);
         }
-        let started = self.clone().start_another(turn, None).await;
+        let started = self.clone().start_another(turn).await;
         if let Err(StartError::Died(how)) = &started {
             self.health().died(format!("it ended while it loaded the model ({how})"), Instant::now());
         }
@@ -262,35 +286,61 @@ impl Model {
 }
 
 impl Model {
-    /// Starts a worker that takes the place of the one that there is: runs under way end in that one. With
-    /// memory for packed
-    /// weights, it loads the packed form.
-    pub(super) async fn start_another(
-        self: Arc<Self>,
-        turn: OwnedMutexGuard<()>,
-        packed: Option<Taken>,
-    ) -> Result<Arc<Worker>, StartError> {
+    /// Starts a worker of the first tier, which takes the place of one that has ended.
+    async fn start_another(self: Arc<Self>, turn: OwnedMutexGuard<()>) -> Result<Arc<Worker>, StartError> {
         // Goes on where its caller goes away: the next one finds the worker.
         let started = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let files = open(&self.dir)?;
-            let lanes = if self.settings.threads > 1 { 1 } else { self.inference.slots_max };
-            let (worker, _) = match packed {
-                None => start(&self.inference.stocks, &files, self.settings, lanes)?,
-                Some(held) => {
-                    let stock =
-                        self.inference.stocks.of(self.settings.engine).map_err(StartError::NoWorker)?;
-                    Worker::start(&stock, &files, self.settings, lanes, Loading::Packed(held))?
-                }
-            };
-            *self.current() = Some(worker.clone());
+            let worker = self.plan().start(&self.dir, Loading::first(self.settings.engine))?;
+            self.replace(worker.clone());
             Ok(worker)
         });
-        started.await.unwrap_or_else(|_| Err(StartError::Died("its start broke off".into())))
+        started.await.unwrap_or_else(|_| Err(broken_off()))
+    }
+
+    /// This one serves from now on.
+    pub(super) fn replace(&self, worker: Arc<Worker>) {
+        *self.current() = Some(worker);
+    }
+
+    /// What a worker of the model is started with.
+    pub(super) fn plan(&self) -> Plan {
+        Plan { inference: self.inference.clone(), settings: self.settings }
     }
 }
 
-/// Starts a worker, and another one where somebody killed it meanwhile.
+/// What workers of a model are started with, without the model.
+pub(super) struct Plan {
+    inference: Arc<Inference>,
+    settings: Settings,
+}
+
+impl Plan {
+    /// Starts a worker with what was prepared in a directory. Blocks; within a Tokio runtime.
+    pub fn start(&self, dir: &Path, loading: Loading) -> Result<Arc<Worker>, StartError> {
+        let Plan { inference, settings } = self;
+        let lanes = if settings.threads > 1 { 1 } else { inference.slots_max };
+        if loading.tier == Tier::first(settings.engine) {
+            return Ok(start(&inference.stocks, &open(dir)?, *settings, lanes)?.0);
+        }
+        let sealed = inference.seals.check(&sealed_model(dir, dir));
+        sealed.map_err(|e| StartError::Refused(e.to_string()))?;
+        let stock = inference.stocks.of(loading.tier.engine).map_err(StartError::NoWorker)?;
+        Ok(Worker::start(&stock, &open(dir)?, *settings, lanes, loading)?.0)
+    }
+}
+
+pub(super) fn broken_off() -> StartError {
+    StartError::Died("its start broke off".into())
+}
+
+/// The tier with packed weights.
+fn packed(settings: Settings, dir: &Path, gain: Faster, batching: Option<Batching>) -> FasterTier {
+    let tier = Tier { engine: settings.engine, form: Form::Packed };
+    FasterTier { tier, dir: dir.into(), gain, batching }
+}
+
+/// Starts a worker of the first tier, and another one where somebody killed it meanwhile.
 fn start(
     stocks: &Stocks,
     files: &PreparedFiles,
@@ -301,7 +351,7 @@ fn start(
     let mut tries = STARTS_MAX;
     loop {
         tries -= 1;
-        match Worker::start(&stock, files, settings, lanes, Loading::Mapped) {
+        match Worker::start(&stock, files, settings, lanes, Loading::first(settings.engine)) {
             Err(StartError::Killed) if tries > 0 => {}
             started => return started,
         }

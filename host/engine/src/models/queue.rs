@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use vesta_core::TenantName;
 use vesta_core::memory::Reservation;
-use vesta_nn::{Batching, Tensor, TensorType};
+use vesta_nn::{Tensor, TensorType};
 
 /// After so many merged runs in a row that failed, a model's runs are not merged any more.
 const FAILURES_MAX: u32 = 3;
@@ -21,8 +21,6 @@ pub(super) type Likeness = Vec<(String, TensorType, Vec<u32>)>;
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// What the trial at deploy has found; `None` where runs are not merged.
-    measured: Option<Batching>,
     waiting: Mutex<Vec<Arc<Member>>>,
     failures: AtomicU32,
 }
@@ -57,13 +55,9 @@ pub(super) struct Bounds {
 }
 
 impl Queue {
-    pub fn of(measured: Option<Batching>) -> Queue {
-        Queue { measured, ..Queue::default() }
-    }
-
-    /// What merging gains, where runs are merged at the moment.
-    pub fn batching(&self) -> Option<Batching> {
-        self.measured.filter(|_| self.failures.load(Relaxed) < FAILURES_MAX)
+    /// Whether merged runs have not failed again and again.
+    pub fn may_merge(&self) -> bool {
+        self.failures.load(Relaxed) < FAILURES_MAX
     }
 
     /// A merged run has ended: in a row so many may fail.
@@ -182,14 +176,14 @@ mod tests {
 
     #[test]
     fn nothing_is_merged_after_failures_in_a_row() {
-        let queue = Queue::of(Some(Batching { saved: 0.5, row_elements: 4 }));
+        let queue = Queue::default();
         for _ in 0..10 {
             queue.ended(false);
             queue.ended(false);
             queue.ended(true);
         }
-        assert!(queue.batching().is_some());
+        assert!(queue.may_merge());
         (0..3).for_each(|_| queue.ended(false));
-        assert!(queue.batching().is_none());
+        assert!(!queue.may_merge());
     }
 }

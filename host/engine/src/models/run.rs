@@ -186,11 +186,16 @@ impl Run {
         mut place: Option<(Arc<Worker>, Slot)>,
     ) -> Result<Vec<(String, Tensor)>, InferenceError> {
         let (mut crashes, mut kills) = (0, 0);
+        let mut failed_in = None;
         loop {
             let (worker, slot) = match place.take() {
                 Some(place) => place,
                 None => self.model.place(call).await?,
             };
+            if !call.others.is_empty() && self.model.batching(worker.tier()).is_none() {
+                // The tier has changed since the runs were merged.
+                return Err(RunError::Engine("its runs are not merged".into()).into());
+            }
             self.place.slot = Some(slot);
             // Where the run is merged, no guest's thread is here to wait.
             let soon = call.others.is_empty() && self.model.is_soon_done();
@@ -202,7 +207,25 @@ impl Run {
             };
             let death = match ended {
                 Ok(answered) => {
-                    self.bill(Some(answered.spent));
+                    let is_failed = matches!(answered.result, Err(RunError::Engine(_)));
+                    match failed_in.take() {
+                        // The faster tier was to blame: its attempt was billed, and is all that is.
+                        Some(tier) if answered.result.is_ok() => {
+                            self.bill_if(Some(answered.spent), false);
+                            self.model.was_wrongly_failed(tier, worker.clone());
+                        }
+                        _ => self.bill(Some(answered.spent)),
+                    }
+                    // Those of a merged run begin anew by themselves.
+                    if is_failed
+                        && call.others.is_empty()
+                        && Instant::now() < call.deadline
+                        && let Some(again) = self.place_again(&worker, call).await
+                    {
+                        place = Some(again);
+                        failed_in = Some(worker.tier());
+                        continue;
+                    }
                     if soon && call.meter.waited(since.elapsed()) {
                         let_others_run(call.meter.clone()).await;
                     }
@@ -217,6 +240,7 @@ impl Run {
                 }
                 Err(LaneError::Gone) => worker.death_within(DEATH_MAX).await,
             };
+            failed_in = None;
             let is_mine = self.under_way.as_ref().is_some_and(|run| run.ended_at.is_some());
             self.model.has_died(&worker, &death);
             let again = match &death {
@@ -249,6 +273,14 @@ impl Run {
                 Death::Killed | Death::Abandoned => InferenceError::Crashed("it was killed".into()),
             });
         }
+    }
+
+    /// The place for a run that has failed in `worker`, where another engine may answer it.
+    async fn place_again(&mut self, worker: &Worker, call: &Call<'_>) -> Option<(Arc<Worker>, Slot)> {
+        let _queued = Queued::new(call.meter);
+        let first = self.model.second_opinion(worker).await?;
+        self.place._turn = self.model.alone().await;
+        Some((first, self.model.slot(call).await.ok()?))
     }
 
     fn begin(&mut self, worker: Arc<Worker>, call: &Call<'_>) -> Result<(), LaneError> {
@@ -312,6 +344,10 @@ impl Run {
     /// The run has ended: it is billed what it took, and its place is free. `said` is the worker's word;
     /// without it, the kernel's counts.
     fn bill(&mut self, said: Option<Spent>) {
+        self.bill_if(said, true);
+    }
+
+    fn bill_if(&mut self, said: Option<Spent>, is_billed: bool) {
         let Some(run) = self.under_way.take() else { return };
         let wall_ns = run.begun.elapsed().as_nanos() as u64;
         let most = self.model.settings.memory_bytes;
@@ -321,7 +357,9 @@ impl Run {
             None => (run.cpu_of_the_dead_ns(), run.ended_at.map_or(0, |(_, bytes)| bytes)),
         };
         let cpu_ns = run.lane.worker().believed(cpu_ns);
-        run.payers.pay(cpu_ns, wall_ns, memory_bytes.min(most), self.model.settings.threads);
+        if is_billed {
+            run.payers.pay(cpu_ns, wall_ns, memory_bytes.min(most), self.model.settings.threads);
+        }
         if said.is_some() {
             // A merged run says nothing of how long one by itself takes.
             self.model.has_answered((!run.payers.are_several()).then_some((cpu_ns, wall_ns)));

@@ -22,6 +22,8 @@ pub const TOLERANCE_16: f64 = 1e-2;
 #[derive(Serialize, Deserialize)]
 pub struct Kept {
     pub run: DryRun,
+    /// CPU time of such a run once the model is warm, in milliseconds, where that was measured.
+    pub cpu_ms: Option<f64>,
     inputs: Vec<KeptTensor>,
     outputs: Vec<KeptTensor>,
 }
@@ -36,8 +38,14 @@ struct KeptTensor {
 
 type Named = Vec<(String, Tensor)>;
 
-/// Keeps a trial run in a file of this folder, unless it is too large.
-pub fn keep(dir: &Path, run: &DryRun, inputs: Named, outputs: Named) -> Result<(), PrepareError> {
+/// Keeps a trial run in a file of this folder, unless it is too large; such a run takes `cpu_ms`.
+pub fn keep(
+    dir: &Path,
+    run: &DryRun,
+    cpu_ms: Option<f64>,
+    inputs: Named,
+    outputs: Named,
+) -> Result<(), PrepareError> {
     if inputs.iter().chain(&outputs).map(|(_, t)| t.data.len()).sum::<usize>() > KEPT_BYTES_MAX {
         return Ok(());
     }
@@ -47,7 +55,7 @@ pub fn keep(dir: &Path, run: &DryRun, inputs: Named, outputs: Named) -> Result<(
             .map(|(name, Tensor { ty, shape, data })| KeptTensor { name, ty, shape, data })
             .collect()
     };
-    let kept = Kept { run: run.clone(), inputs: kept(inputs), outputs: kept(outputs) };
+    let kept = Kept { run: run.clone(), cpu_ms, inputs: kept(inputs), outputs: kept(outputs) };
     let write = || {
         let bytes = postcard::to_allocvec(&kept).map_err(io::Error::other)?;
         std::fs::File::create(dir.join(TRIAL_FILE))?.write_all(&bytes)

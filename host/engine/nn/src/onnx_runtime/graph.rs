@@ -3,6 +3,7 @@
 use super::end_if_out_of_memory;
 use super::external::External;
 use super::value::{Description, Value, ok};
+use crate::convert;
 use crate::inputs::sorted;
 use crate::mapped::MappedWeights;
 use crate::rten::{guarded, thread_cpu_ns};
@@ -59,12 +60,15 @@ impl OnnxRuntimeGraph {
         let mut copies = Vec::with_capacity(inputs.len());
         for ((port, (_, element)), tensor) in self.signature.inputs.iter().zip(&self.inputs).zip(inputs) {
             check(port, *tensor)?;
-            copies.push(prepared(*element, *tensor));
+            let converted = convert::to_type(port, *tensor)?.map(|bytes| Aligned::copy(bytes.into_iter()));
+            copies.push(converted.or_else(|| prepared(*element, *tensor)));
         }
         let mut values = Vec::with_capacity(inputs.len());
-        for ((tensor, copy), (_, element)) in inputs.iter().zip(&copies).zip(&self.inputs) {
+        let ports = self.signature.inputs.iter().zip(&self.inputs);
+        for ((tensor, copy), (port, (_, element))) in inputs.iter().zip(&copies).zip(ports) {
             let shape: Vec<i64> = tensor.shape.iter().map(|&dim| i64::from(dim)).collect();
-            let data = copy.as_ref().map_or(tensor.data, |copy| &copy.bytes()[..tensor.data.len()]);
+            let bytes = bytes_of(port.ty, tensor.shape).unwrap_or_default() as usize;
+            let data = copy.as_ref().map_or(tensor.data, |copy| &copy.bytes()[..bytes]);
             let value = Value::over(&self.memory, data, &shape, *element).map_err(RunError::Engine)?;
             values.push(value);
         }
@@ -122,7 +126,7 @@ fn carries(element: Type, ty: TensorType) -> bool {
 fn check(port: &Port, tensor: TensorView<'_>) -> Result<(), RunError> {
     let name = || port.name.clone();
     tensor.check().map_err(|source| RunError::WrongLength { name: name(), source })?;
-    if !port.takes_bytes_of(tensor.ty) {
+    if !port.takes_bytes_of(tensor.ty) && !convert::is_convertible(port.ty, tensor.ty) {
         return Err(RunError::WrongType { name: name(), expected: port.ty, got: tensor.ty });
     }
     if !port.accepts(tensor.shape) {

@@ -44,7 +44,7 @@ pub const NAME: &str = "onnxruntime";
 pub const ENVIRONMENT: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
 
 /// Number of the format of prepared directories.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// A name for what directories that are prepared for this version of the library depend on.
 pub fn compat(version: &str) -> String {

@@ -3,13 +3,14 @@
 
 use super::compare::{self, Kept};
 use super::{NAME, OnnxRuntime, compat};
+use crate::batching;
 use crate::dry_run::{self, Given};
 use crate::mapped::bytes_of;
 use crate::onnx::{Element, GraphProto, ModelProto};
 use crate::prepare::{self, Read, WRITE, read, signature, write_file, write_info};
 use crate::weights::{Written, take_initializers};
 use crate::{
-    GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PrepareError, PreparedFiles, Signature,
+    Faster, GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PrepareError, PreparedFiles, Signature,
     TensorType,
 };
 use bytes::Bytes;
@@ -60,6 +61,7 @@ impl OnnxRuntime {
         // The library takes no graph without a name.
         graph.name.get_or_insert_with(|| "graph".into());
         name_apart(graph, &mut HashSet::new());
+        let may_merge = !batching::mixes_rows(graph);
         let written = write_model(&model_without_weights(model, out_dir)?, out_dir)?;
         let mut info = ModelInfo {
             compat: compat(version),
@@ -81,6 +83,7 @@ impl OnnxRuntime {
             labels: BTreeMap::new(),
             notes: Vec::new(),
             difference: None,
+            faster: None,
         };
         written.describe(&mut info);
         write_info(out_dir, &info)?;
@@ -95,8 +98,9 @@ impl OnnxRuntime {
         }
         let tried = self.tried(out_dir, &info.signature, samples, reference, limits)?;
         info.dry_run = tried.dry_run;
+        info.batching = dry_run::measure(self, out_dir, &info.signature, may_merge, limits)?.batching;
         write_info(out_dir, &info)?;
-        Ok(ModelInfo { difference: tried.difference, ..info })
+        Ok(ModelInfo { difference: tried.difference, faster: tried.faster, ..info })
     }
 
     /// As [`try_prepared`](crate::try_prepared).
@@ -114,7 +118,7 @@ impl OnnxRuntime {
         let file = File::open(dir.join(INFO_FILE)).map_err(unreadable)?;
         let info = prepare::parse_info(&file).map_err(|e| unreadable(std::io::Error::other(e)))?;
         let tried = self.tried(dir, &info.signature, samples, reference, limits)?;
-        Ok(ModelInfo { dry_run: tried.dry_run, difference: tried.difference, ..info })
+        Ok(ModelInfo { dry_run: tried.dry_run, difference: tried.difference, faster: tried.faster, ..info })
     }
 
     /// Has the library optimise what was written, and writes that in its place.
@@ -148,21 +152,26 @@ impl OnnxRuntime {
     ) -> Result<Tried, PrepareError> {
         let Some(reference) = reference else {
             let trial = dry_run::run(self, dir, signature, Given::Samples(samples), limits)?;
-            return Ok(Tried { dry_run: Some(trial.run), difference: None });
+            return Ok(Tried { dry_run: Some(trial.run), difference: None, faster: None });
         };
         let kept = Kept::read(reference)?;
-        let (guessed, sampled) = (kept.run.guessed, kept.run.sampled);
+        let (guessed, sampled, other_ms) = (kept.run.guessed, kept.run.sampled, kept.cpu_ms);
         let (inputs, expected) = kept.into_tensors();
         let trial = dry_run::run(self, dir, signature, Given::Tensors(inputs), limits)?;
         let tolerance = if has_16_bits(dir, signature)? { compare::TOLERANCE_16 } else { compare::TOLERANCE };
         let difference = compare::difference(&expected, &trial.outputs, tolerance);
-        Ok(Tried { dry_run: Some(crate::DryRun { guessed, sampled, ..trial.run }), difference })
+        let faster = match other_ms.filter(|_| difference.is_none()) {
+            Some(other_ms) => dry_run::gain_over(self, dir, &trial.inputs, trial.run.cpu_ms, other_ms)?,
+            None => None,
+        };
+        Ok(Tried { dry_run: Some(crate::DryRun { guessed, sampled, ..trial.run }), difference, faster })
     }
 }
 
 struct Tried {
     dry_run: Option<crate::DryRun>,
     difference: Option<String>,
+    faster: Option<Faster>,
 }
 
 /// What is in the files of a prepared model.

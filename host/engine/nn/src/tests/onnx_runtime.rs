@@ -87,7 +87,7 @@ fn a_model_runs_with_its_weights_mapped() {
     let loaded = load(engine, &linear());
     assert_eq!(
         (loaded.info.backend.as_str(), loaded.info.compat.as_str()),
-        ("onnxruntime", "1-onnxruntime-test")
+        ("onnxruntime", "2-onnxruntime-test")
     );
     assert!(loaded.info.weights_bytes >= 1_600, "{:?}", loaded.info);
     let outputs =

@@ -62,7 +62,10 @@ const CLOCK_LAG_NS: u64 = 20_000_000;
 /// How a model is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Settings {
+    /// The one that serves it at first.
     pub engine: Engine,
+    /// Whether another engine may take over while the model is busy.
+    pub has_faster_engine: bool,
     /// What runs may hold at once beyond the weights, in bytes.
     pub memory_bytes: u64,
     /// CPU time of a run, in nanoseconds.
@@ -73,27 +76,43 @@ pub(crate) struct Settings {
     pub batch: Batch,
 }
 
-/// In which form a worker loads its model.
-pub(crate) enum Loading {
-    Mapped,
-    /// The memory that the packed weights take, on the host's books.
-    Packed(Taken),
+/// How a worker serves a model: by which engine, and in which form this has the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tier {
+    pub engine: Engine,
+    pub form: Form,
+}
+
+impl Tier {
+    /// The one in which a model is served at first: its engine loads it at once.
+    pub fn first(engine: Engine) -> Tier {
+        Tier { engine, form: Form::Mapped }
+    }
+}
+
+/// How a worker loads its model.
+pub(crate) struct Loading {
+    pub tier: Tier,
+    /// What it takes beside the memory that its function holds, on the host's books.
+    pub beside: Option<Taken>,
 }
 
 impl Loading {
-    fn form(&self) -> Form {
-        match self {
-            Loading::Mapped => Form::Mapped,
-            Loading::Packed(_) => Form::Packed,
+    pub fn first(engine: Engine) -> Loading {
+        Loading { tier: Tier::first(engine), beside: None }
+    }
+
+    /// What packing adds to the worker's own memory, in bytes.
+    fn packed_bytes(&self) -> u64 {
+        match self.tier.form {
+            Form::Mapped => 0,
+            Form::Packed => self.beside.as_ref().map_or(0, Taken::bytes),
         }
     }
 
-    /// Memory beside the mapped form's, in bytes.
-    fn bytes(&self) -> u64 {
-        match self {
-            Loading::Mapped => 0,
-            Loading::Packed(taken) => taken.bytes(),
-        }
+    /// What is on the host's books of the worker's own memory, in bytes.
+    fn counted_bytes(&self, files: &PreparedFiles) -> u64 {
+        files_private_bytes(self.tier.engine, files).saturating_add(self.packed_bytes())
     }
 }
 
@@ -168,8 +187,7 @@ impl Worker {
         let started = Worker::load(&process, files, settings, lanes_max, &loading);
         match started {
             Ok((lane, cpu_ns)) => {
-                let counted = files_private_bytes(settings.engine, files).saturating_add(loading.bytes());
-                processes::counts(process.pid, counted);
+                processes::counts(process.pid, loading.counted_bytes(files));
                 let worker = Worker::watched(process, lane, lanes_max, loading, stock.retirement());
                 Ok((worker.map_err(StartError::NoWorker)?, cpu_ns))
             }
@@ -194,12 +212,13 @@ impl Worker {
         lanes_max: u32,
         loading: &Loading,
     ) -> Result<(Lane, u64), StartError> {
-        let own = match settings.engine {
+        let (engine, packed) = (loading.tier.engine, loading.packed_bytes());
+        let own = match engine {
             // Packing takes some memory for a moment.
-            Engine::Rten => loading.bytes().saturating_add(loading.bytes() / PACKING_SHARE),
-            Engine::OnnxRuntime => files_private_bytes(settings.engine, files).saturating_mul(LOAD_TIMES),
+            Engine::Rten => packed.saturating_add(packed / PACKING_SHARE),
+            Engine::OnnxRuntime => files_private_bytes(engine, files).saturating_mul(LOAD_TIMES),
         };
-        let own_stacks = match settings.engine {
+        let own_stacks = match engine {
             Engine::Rten => 0,
             Engine::OnnxRuntime => ONNX_RUNTIME_STACK_BYTES.saturating_mul(u64::from(settings.threads)),
         };
@@ -211,7 +230,7 @@ impl Worker {
         let (lane, theirs) = Lane::pair().map_err(StartError::NoWorker)?;
         let descriptors = [files.graph.as_fd(), files.weights.as_fd(), files.info.as_fd(), theirs.as_fd()];
         let control = process.control.as_fd();
-        let message = Control::Load { threads: settings.threads, form: loading.form() };
+        let message = Control::Load { threads: settings.threads, form: loading.tier.form };
         wire::send(control, &message, &descriptors).map_err(gone).map_err(StartError::NoWorker)?;
         drop(theirs);
         if !has_input(control, LOAD_MAX).map_err(StartError::NoWorker)? {
@@ -222,7 +241,7 @@ impl Worker {
         match received.map_err(gone).map_err(StartError::NoWorker)?.0 {
             Answer::Loaded { cpu_ns } => {
                 // What its loading did not take is not for the runs.
-                if settings.engine == Engine::OnnxRuntime {
+                if engine == Engine::OnnxRuntime {
                     process.limit_memory(runs, limit).map_err(StartError::NoWorker)?;
                 }
                 // Lanes are added on threads that must not wait for a worker which does not read.
@@ -342,9 +361,9 @@ impl Worker {
         self.fate.borrow().clone()
     }
 
-    /// In which form it has the model.
-    pub fn form(&self) -> Form {
-        self.loading.form()
+    /// How it serves its model.
+    pub fn tier(&self) -> Tier {
+        self.loading.tier
     }
 
     /// Whether it takes another run, as far as is known.
