@@ -9,6 +9,7 @@ const DOCUMENTS: &[&str] = &[
     "SPECIFICATION.md",
     "SECURITY.md",
     "BENCHMARKS.md",
+    "MODELS.md",
     "CHANGELOG.md",
     "guest-sdk/MANIFEST.md",
     "examples/hello/README.md",
