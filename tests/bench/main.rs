@@ -7,8 +7,10 @@
 mod bill;
 mod cold_start;
 mod density;
+mod fastapi;
 mod hello;
 mod keepalive;
+mod models;
 mod onnx_runtime;
 mod plot;
 mod preemption;
@@ -58,9 +60,12 @@ const MEASURES: &[Measure] = &[
     Measure { ids: &["P6-kernel", "P6-busy"], run: bill::burns },
     Measure { ids: &["P7"], run: preemption::cost },
     Measure { ids: &["P7-yield"], run: preemption::yields },
+    Measure { ids: &["P11-magika"], run: fastapi::magika },
+    Measure { ids: &["P11-minilm"], run: fastapi::minilm },
     Measure { ids: &["P12-hop", "P12-start", "P12-memory"], run: workers::measure },
     Measure { ids: &["P16-hello", "P16-busy", "P16-infer"], run: work::measure },
     Measure { ids: &["P10"], run: keepalive::measure },
+    Measure { ids: &["models-onnxruntime", "models-rten"], run: models::measure },
 ];
 
 fn main() -> ExitCode {
