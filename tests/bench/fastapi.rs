@@ -3,14 +3,17 @@
 //! JSON, and give all of the model's outputs in JSON; Vesta's function is `tests/fixtures/json-tensors`.
 
 use crate::Effort;
+use crate::models::list;
 use crate::onnx_runtime::python_with;
-use crate::reference::{Server, text_of_about};
+use crate::reference::{Partner, Server, text_of_about};
 use crate::report::Line;
 use crate::stats::{interleaved, median_of, ratios, same};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use std::process::Command;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use vesta_nn::{Tensor, TensorType};
 use vesta_tests::cores::{self, Side};
 use vesta_tests::process::Process;
 use vesta_tests::{Host, PATIENCE, Package, guests, in_root, load, wait_for};
@@ -31,6 +34,9 @@ struct Case {
     requests: usize,
     embedded: &'static str,
     fast: &'static str,
+    ceiling: &'static str,
+    /// Of all inputs.
+    ty: TensorType,
 }
 
 pub fn magika(effort: Effort) -> Vec<Line> {
@@ -45,6 +51,8 @@ pub fn magika(effort: Effort) -> Vec<Line> {
             requests: effort.embeddings * 2,
             embedded: "P11-magika-rten",
             fast: "P11-magika-onnxruntime",
+            ceiling: "P11-magika-engine",
+            ty: TensorType::I32,
         },
     )
 }
@@ -62,12 +70,14 @@ pub fn minilm(effort: Effort) -> Vec<Line> {
             requests: effort.embeddings,
             embedded: "P11-minilm-rten",
             fast: "P11-minilm-onnxruntime",
+            ceiling: "P11-minilm-engine",
+            ty: TensorType::I64,
         },
     )
 }
 
 fn measure(effort: Effort, case: &Case) -> Vec<Line> {
-    let skipped = |why: &str| vec![Line::skipped(case.embedded, why), Line::skipped(case.fast, why)];
+    let skipped = |why: &str| [case.embedded, case.fast].map(|id| Line::skipped(id, why)).into();
     let Some(python) = python_with(MODULES) else {
         return skipped("no Python with FastAPI and ONNX Runtime: `just bench-setup` makes one");
     };
@@ -109,15 +119,25 @@ fn measure(effort: Effort, case: &Case) -> Vec<Line> {
             (host.metric("vesta_models_packed") == 1.0).then_some(())
         });
     }
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut engine = cores::on(Side::Server, || {
+        let mut command = Command::new(&python);
+        command.arg(in_root("tests/bench/onnx-runtime-loop.py")).arg(&path);
+        command.arg(list::write_inputs(dir.path(), &case.inputs()));
+        Partner::start(command)
+    });
+    let line = case.requests.to_string();
+    let mut block_engine = || engine.ask(&line) / 1e6 / case.requests as f64;
     let mut block = || theirs.cpu_ms(&runtime);
     let mut block_embedded = || embedded.cpu_ms(&runtime);
     let mut block_fast = || fast.as_ref().map_or(f64::NAN, |fast| fast.cpu_ms(&runtime));
     let rounds = effort.pairs.div_ceil(2);
-    let all = interleaved(rounds, &mut [&mut block, &mut block_embedded, &mut block_fast]);
-    let [theirs, embedded, fast] = [&all[0], &all[1], &all[2]];
+    let all = interleaved(rounds, &mut [&mut block, &mut block_embedded, &mut block_fast, &mut block_engine]);
+    let [theirs, embedded, fast, engine] = [&all[0], &all[1], &all[2], &all[3]];
     println!(
-        "{}: ms of server CPU a request: FastAPI {:.2}; Vesta with rten{} {:.2}, with ONNX Runtime {:.2} (medians)",
+        "{}: ms of CPU a request: ONNX Runtime alone {:.2}; FastAPI {:.2}; Vesta with rten{} {:.2}, with ONNX Runtime {:.2} (medians)",
         case.name,
+        median_of(engine),
         median_of(theirs),
         if is_packed { ", packed" } else { "" },
         median_of(embedded),
@@ -131,7 +151,26 @@ fn measure(effort: Effort, case: &Case) -> Vec<Line> {
         Some(_) => line(case.fast, "ONNX Runtime", fast, 1.1),
         None => Line::skipped(case.fast, "no ONNX Runtime in target/engines-of-tests"),
     };
-    vec![line(case.embedded, "the embedded engine", embedded, 0.9), fast]
+    let what = format!("ONNX Runtime alone, without a server, on the same {} / FastAPI's", case.name);
+    let ceiling = Line::info(case.ceiling, what, &ratios(theirs, engine));
+    vec![line(case.embedded, "the embedded engine", embedded, 0.9), fast, ceiling]
+}
+
+impl Case {
+    /// The body's tensors.
+    fn inputs(&self) -> Vec<(String, Tensor)> {
+        let inputs = self.body.as_object().expect("an object");
+        let tensor = |rows: &Value| {
+            let numbers = numbers(rows);
+            let bytes = |number: &f64| match self.ty {
+                TensorType::I32 => (*number as i32).to_le_bytes().to_vec(),
+                _ => (*number as i64).to_le_bytes().to_vec(),
+            };
+            let data = numbers.iter().flat_map(bytes).collect();
+            Tensor { ty: self.ty, shape: vec![1, numbers.len() as u32], data }
+        };
+        inputs.iter().map(|(name, rows)| (name.clone(), tensor(rows))).collect()
+    }
 }
 
 /// One of the servers, and what it is asked.

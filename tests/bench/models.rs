@@ -2,7 +2,7 @@
 //! ONNX Runtime alone, in Python, on one thread, with the same inputs, warm. All are bound to one core and
 //! take turns. `models.md` has a row a model; the figures are geometric means over all models.
 
-mod list;
+pub mod list;
 mod role;
 
 pub use role::reference;
@@ -85,7 +85,7 @@ pub fn measure(effort: Effort) -> Vec<Line> {
 
 fn row(entry: &Entry, effort: Effort, python: &Path, library: Option<&Path>) -> Row {
     let dir = tempfile::tempdir().expect("a directory");
-    let inputs = entry.write_inputs(dir.path());
+    let inputs = list::write_inputs(dir.path(), &entry.tensors());
     let mut alone = Command::new(python);
     alone.arg(in_root("tests/bench/onnx-runtime-loop.py")).arg(&entry.file).arg(&inputs);
     let mut alone = cores::on(Side::Server, || Partner::start(alone));

@@ -83,22 +83,28 @@ impl Entry {
         Value::Array(samples.collect()).to_string()
     }
 
-    /// Writes the inputs into a folder. The path of their description.
-    pub fn write_inputs(&self, dir: &Path) -> PathBuf {
-        let mut all = Vec::new();
-        for (number, input) in self.inputs.iter().enumerate() {
-            let file = dir.join(format!("{number}.bin"));
-            std::fs::write(&file, input.elements()).expect("write an input");
-            let ty = input.ty.to_string();
-            all.push(json!({ "name": input.name, "type": ty, "shape": input.shape, "file": file }));
-        }
-        let path = dir.join("inputs.json");
-        std::fs::write(&path, Value::Array(all).to_string()).expect("write the inputs");
-        path
+    /// The inputs.
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
+        let tensor = |i: &Input| Tensor { ty: i.ty, shape: i.shape.clone(), data: i.elements() };
+        self.inputs.iter().map(|i| (i.name.clone(), tensor(i))).collect()
     }
 }
 
-/// The inputs that [`Entry::write_inputs`] has written.
+/// Writes inputs into a folder. The path of their description.
+pub fn write_inputs(dir: &Path, inputs: &[(String, Tensor)]) -> PathBuf {
+    let mut all = Vec::new();
+    for (number, (name, tensor)) in inputs.iter().enumerate() {
+        let file = dir.join(format!("{number}.bin"));
+        std::fs::write(&file, &tensor.data).expect("write an input");
+        let ty = tensor.ty.to_string();
+        all.push(json!({ "name": name, "type": ty, "shape": tensor.shape, "file": file }));
+    }
+    let path = dir.join("inputs.json");
+    std::fs::write(&path, Value::Array(all).to_string()).expect("write the inputs");
+    path
+}
+
+/// The inputs that [`write_inputs`] has written.
 pub fn read_inputs(path: &Path) -> Vec<(String, Tensor)> {
     let text = std::fs::read_to_string(path).expect("the inputs");
     let all: Vec<Value> = serde_json::from_str(&text).expect("JSON");

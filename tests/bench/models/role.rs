@@ -13,7 +13,7 @@ const ONNX_RUNTIME_VERSION: &str = "1.32.0";
 pub fn reference(role: &str, arguments: &[String]) {
     let [engine, library, rest @ ..] = arguments else { panic!("{role} needs an engine and a library") };
     // As in a worker.
-    heap::keep();
+    heap::keep_in_one();
     match (role, rest) {
         ("reference-prepare", [source, out, samples]) => {
             if let Err(reason) = prepare(engine, library, Path::new(source), Path::new(out), samples) {
