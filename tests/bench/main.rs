@@ -7,8 +7,10 @@
 mod bill;
 mod cold_start;
 mod density;
+mod fastapi;
 mod hello;
 mod keepalive;
+mod models;
 mod onnx_runtime;
 mod plot;
 mod preemption;
@@ -17,6 +19,7 @@ mod report;
 mod served;
 mod soak;
 mod stats;
+mod tiers;
 mod work;
 mod workers;
 
@@ -50,6 +53,7 @@ const MEASURES: &[Measure] = &[
     Measure { ids: &["P1b"], run: onnx_runtime::measure },
     Measure { ids: &["P3"], run: hello::measure },
     Measure { ids: &["P4"], run: served::measure },
+    Measure { ids: &["Tiers"], run: tiers::measure },
     Measure { ids: &["P5"], run: density::deployed },
     Measure { ids: &["P5-warm"], run: density::warm },
     Measure { ids: &["P5-tenants"], run: density::tenants },
@@ -58,9 +62,12 @@ const MEASURES: &[Measure] = &[
     Measure { ids: &["P6-kernel", "P6-busy"], run: bill::burns },
     Measure { ids: &["P7"], run: preemption::cost },
     Measure { ids: &["P7-yield"], run: preemption::yields },
+    Measure { ids: &["P11-magika"], run: fastapi::magika },
+    Measure { ids: &["P11-minilm"], run: fastapi::minilm },
     Measure { ids: &["P12-hop", "P12-start", "P12-memory"], run: workers::measure },
     Measure { ids: &["P16-hello", "P16-busy", "P16-infer"], run: work::measure },
     Measure { ids: &["P10"], run: keepalive::measure },
+    Measure { ids: &["models-onnxruntime", "models-rten"], run: models::measure },
 ];
 
 fn main() -> ExitCode {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use vesta_tests::{PATIENCE, in_root, wait_for};
 
 pub fn measure(effort: Effort) -> Vec<Line> {
-    let Some(python) = python() else {
+    let Some(python) = python_with("numpy, onnxruntime") else {
         return vec![Line::skipped(
             "P1b",
             "no Python with onnxruntime and numpy: `just bench-setup` makes one",
@@ -55,11 +55,11 @@ pub fn measure(effort: Effort) -> Vec<Line> {
     ]
 }
 
-/// A Python that has ONNX Runtime: the one of `just bench-setup`, or the machine's own.
-fn python() -> Option<PathBuf> {
+/// A Python that has these modules: the one of `just bench-setup`, or the machine's own.
+pub fn python_with(modules: &str) -> Option<PathBuf> {
     let all = [in_root("target/bench/venv/bin/python"), "python3".into()];
     all.into_iter().find(|python| {
-        let check = Command::new(python).args(["-c", "import numpy, onnxruntime"]).output();
+        let check = Command::new(python).args(["-c", &format!("import {modules}")]).output();
         check.is_ok_and(|out| out.status.success())
     })
 }

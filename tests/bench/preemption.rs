@@ -1,7 +1,7 @@
 //! P7: what metering and preemption cost a computing guest, and how long others wait for one that does not end.
 
 use crate::Effort;
-use crate::reference::PlainGuest;
+use crate::reference::Partner;
 use crate::report::Line;
 use crate::stats::{interleaved, median, median_of, quantile, ratios, same};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub fn cost(effort: Effort) -> Vec<Line> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), guests::fixture("rogue")).expect("write the component");
     let host = cores::on(Side::Server, Host::start);
-    let mut plain = cores::on(Side::Server, || PlainGuest::start(file.path()));
+    let mut plain = cores::on(Side::Server, || Partner::plain_guest(file.path()));
     Package::rogue("burner").limit("cpu_ms", 60_000).limit("wall_ms", 300_000).deploy(&host.control());
     host.invoke("burner", "/ok").expect(200);
 
@@ -28,7 +28,7 @@ pub fn cost(effort: Effort) -> Vec<Line> {
         processes.push(burn.process);
         burn.billed
     };
-    let mut unmetered = || plain.get(&path);
+    let mut unmetered = || plain.ask(&path) / 1e9;
     let all = interleaved(effort.pairs, &mut [&mut metered, &mut unmetered]);
     let (ours, theirs) = (&all[0], &all[1]);
     println!(

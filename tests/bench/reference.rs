@@ -1,14 +1,17 @@
 //! What Vesta is compared with, each in a process of its own.
 
 mod guest;
+mod partner;
+
+pub use partner::Partner;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 use vesta_core::manifest::Encoding;
 use vesta_nn::{Backend, Form, ModelLimits, PreparedFiles, Rten, Tensor, TensorType};
@@ -33,15 +36,22 @@ pub fn run(role: &str, arguments: &[String]) {
         "reference-runs" | "reference-load" | "reference-models" => {
             println!("{}", crate::workers::reference(role, arguments));
         }
+        "reference-prepare" | "reference-model" => crate::models::reference(role, arguments),
         other => panic!("no reference {other}"),
     }
 }
 
+/// This program as a reference, to be started.
+pub fn role(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("the path of this program"));
+    command.arg(role);
+    command
+}
+
 /// Starts a reference process.
-pub fn start(role: &str, arguments: &[&str]) -> Child {
-    let program = std::env::current_exe().expect("the path of this program");
-    let mut command = Command::new(program);
-    command.arg(role).args(arguments).stdout(Stdio::piped());
+pub fn start(name: &str, arguments: &[&str]) -> Child {
+    let mut command = role(name);
+    command.args(arguments).stdout(Stdio::piped());
     command.spawn().expect("start the reference")
 }
 
@@ -66,6 +76,17 @@ impl Server {
     pub fn hyper() -> Server {
         let mut child = start("reference-hyper", &[]);
         let port = first_line(child.stdout.take().expect("its output"));
+        Server { child, address: format!("127.0.0.1:{port}") }
+    }
+
+    /// `fastapi-server.py` with a model.
+    pub fn fastapi(python: &Path, name: &str, model: &Path) -> Server {
+        let mut command = Command::new(python);
+        command.arg(vesta_tests::in_root("tests/bench/fastapi-server.py"));
+        command.arg(format!("{name}={}", model.display())).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("start Python");
+        let port = first_line(child.stdout.take().expect("its output"));
+        assert!(!port.is_empty(), "fastapi-server.py ended");
         Server { child, address: format!("127.0.0.1:{port}") }
     }
 
@@ -97,38 +118,6 @@ fn first_line(output: impl Read + Send + 'static) -> String {
     output.read_line(&mut line).expect("a line");
     std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
     line.trim().to_string()
-}
-
-/// A component in a plain wasmtime, without any metering or preemption.
-pub struct PlainGuest {
-    child: Child,
-    answers: BufReader<ChildStdout>,
-}
-
-impl PlainGuest {
-    pub fn start(component: &Path) -> PlainGuest {
-        let program = std::env::current_exe().expect("the path of this program");
-        let mut command = Command::new(program);
-        command.arg("reference-guest").arg(component).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("start the reference");
-        let answers = BufReader::new(child.stdout.take().expect("its output"));
-        PlainGuest { child, answers }
-    }
-
-    /// CPU seconds of a GET of that path.
-    pub fn get(&mut self, path: &str) -> f64 {
-        writeln!(self.child.stdin.as_mut().expect("its input"), "{path}").expect("the reference listens");
-        let mut line = String::new();
-        self.answers.read_line(&mut line).expect("the reference answers");
-        line.trim().parse::<f64>().expect("a number of nanoseconds") / 1e9
-    }
-}
-
-impl Drop for PlainGuest {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// A hyper server that answers what `hello` answers; prints its port.
@@ -177,6 +166,19 @@ fn tokens(text: &str) -> Vec<i64> {
     text.split(',').map(|t| t.parse().expect("a token")).collect()
 }
 
+/// The text of `text-embed`'s reference that has about so many tokens, and its tokens.
+pub fn text_of_about(length: usize) -> (String, Vec<i64>) {
+    let reference = std::fs::read_to_string(vesta_tests::in_root("examples/text-embed/reference.json"));
+    let reference: serde_json::Value =
+        serde_json::from_str(&reference.expect("reference.json")).expect("reference.json is JSON");
+    let tokens = |case: &serde_json::Value| -> Vec<i64> {
+        case["tokens"].as_array().expect("tokens").iter().filter_map(serde_json::Value::as_i64).collect()
+    };
+    let cases = reference["cases"].as_array().expect("cases");
+    let case = cases.iter().min_by_key(|case| tokens(case).len().abs_diff(length)).expect("a case");
+    (case["text"].as_str().expect("a text").to_string(), tokens(case))
+}
+
 /// A text with its tokens, of about 64 tokens, and MiniLM as Vesta prepares it.
 pub struct MiniLm {
     pub text: String,
@@ -198,21 +200,10 @@ impl MiniLm {
         std::fs::create_dir(&prepared).expect("create");
         vesta_nn::prepare(&source, Encoding::Onnx, &[], &prepared, &ModelLimits::default())
             .expect("prepares");
-        let reference = std::fs::read_to_string(vesta_tests::in_root("examples/text-embed/reference.json"));
-        let reference: serde_json::Value =
-            serde_json::from_str(&reference.expect("reference.json")).expect("reference.json is JSON");
-        let cases = reference["cases"].as_array().expect("cases");
-        let distance = |case: &&serde_json::Value| case["tokens"].as_array().map_or(0, Vec::len).abs_diff(64);
-        let case = cases.iter().min_by_key(distance).expect("a case");
-        let tokens: Vec<String> =
-            case["tokens"].as_array().expect("tokens").iter().map(|t| t.to_string()).collect();
+        let (text, tokens) = text_of_about(64);
+        let tokens: Vec<String> = tokens.iter().map(i64::to_string).collect();
         println!("MiniLM over a text of {} tokens", tokens.len());
-        Some(MiniLm {
-            text: case["text"].as_str().expect("a text").to_string(),
-            tokens: tokens.join(","),
-            prepared,
-            _dir: dir,
-        })
+        Some(MiniLm { text, tokens: tokens.join(","), prepared, _dir: dir })
     }
 
     pub fn body(&self) -> Vec<u8> {

@@ -165,19 +165,19 @@ fn number(value: f64, unit: &str) -> String {
 
 pub fn print(lines: &[Line]) {
     println!(
-        "\n{:<15} {:>16} {:>9} {:>9} {:>16}  {:<7}  what",
+        "\n{:<24} {:>16} {:>9} {:>9} {:>16}  {:<7}  what",
         "id", "figure", "spread", "A/A", "target", "met"
     );
     for line in lines {
         let [figure, spread, same, target] = line.columns();
         println!(
-            "{:<15} {figure:>16} {spread:>9} {same:>9} {target:>16}  {:<7}  {}",
+            "{:<24} {figure:>16} {spread:>9} {same:>9} {target:>16}  {:<7}  {}",
             line.id,
             line.state(),
             line.said()
         );
         if !line.anchor.is_empty() && line.missing.is_none() {
-            println!("{:<81}anchor: {}", "", line.anchor);
+            println!("{:<90}anchor: {}", "", line.anchor);
         }
     }
 }
@@ -200,16 +200,16 @@ pub fn write(lines: &[Line]) {
     println!("\nwritten to target/bench: report.json, report.md, one SVG a figure");
 }
 
-/// Puts the table of the last run into BENCHMARKS.md, and its plots beside the benchmarks.
+/// Puts the table of the last run into BENCHMARKS.md, with that of the models where they were measured, and its
+/// plots beside the benchmarks.
 pub fn publish() -> std::io::Result<()> {
-    const BEGIN: &str = "<!-- figures -->\n";
-    const END: &str = "<!-- end of figures -->";
     let document = vesta_tests::in_root("BENCHMARKS.md");
-    let text = std::fs::read_to_string(&document)?;
-    let table = std::fs::read_to_string(path("report.md"))?;
-    let marks = text.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let (head, tail) = marks.ok_or_else(|| std::io::Error::other("BENCHMARKS.md lacks its marks"))?;
-    std::fs::write(&document, format!("{head}{BEGIN}{table}{END}{tail}"))?;
+    let mut text = std::fs::read_to_string(&document)?;
+    text = with_table(&text, "figures", &std::fs::read_to_string(path("report.md"))?)?;
+    if let Ok(models) = std::fs::read_to_string(path("models.md")) {
+        text = with_table(&text, "models", &models)?;
+    }
+    std::fs::write(&document, text)?;
     let plots = vesta_tests::in_root("tests/bench/plots");
     std::fs::create_dir_all(&plots)?;
     for entry in std::fs::read_dir(path(""))? {
@@ -219,6 +219,15 @@ pub fn publish() -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The document with another table between the marks of that name.
+fn with_table(text: &str, name: &str, table: &str) -> std::io::Result<String> {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+    let marks = text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
+    let (head, tail) =
+        marks.ok_or_else(|| std::io::Error::other(format!("BENCHMARKS.md lacks the marks of {name}")))?;
+    Ok(format!("{head}{begin}{table}{end}{tail}"))
 }
 
 /// What the figures were taken on.
@@ -235,16 +244,21 @@ pub fn machine() -> Value {
     })
 }
 
-fn markdown(lines: &[Line]) -> String {
+/// The same as a sentence.
+pub fn measured_on() -> String {
     let machine = machine();
     let said = |name: &str| machine[name].as_str().unwrap_or("unknown").to_string();
-    let mut text = format!(
+    format!(
         "Measured on {} cores ({}), {} of memory, Linux {}.\n\n",
         machine["cores"],
         said("cpu"),
         said("memory"),
         said("kernel")
-    );
+    )
+}
+
+fn markdown(lines: &[Line]) -> String {
+    let mut text = measured_on();
     text += "| | What | Figure | Spread | A/A | Target | Met | Anchor |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n";
     for line in lines {
         let [figure, spread, same, target] = line.columns();

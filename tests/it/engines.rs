@@ -14,15 +14,13 @@ use vesta_tests::{Host, PATIENCE, Package, in_root, skip, wait_for};
 
 const F64: i32 = 11;
 
-/// The pinned library, as `.ci/run` installs it for the tests.
-pub fn library() -> Option<PathBuf> {
-    let installed = in_root("target/engines-of-tests/engines/onnxruntime-1.32.0/libonnxruntime.so");
-    let library = std::env::var_os("VESTA_TEST_ONNX_RUNTIME").map_or(installed, PathBuf::from);
-    if library.exists() {
-        return Some(library);
+/// The pinned library.
+fn library() -> Option<PathBuf> {
+    let library = vesta_tests::onnx_runtime();
+    if library.is_none() {
+        skip("no ONNX Runtime (vesta engines install onnxruntime --data target/engines-of-tests brings it)");
     }
-    skip("no ONNX Runtime (vesta engines install onnxruntime --data target/engines-of-tests brings it)");
-    None
+    library
 }
 
 /// A host that has ONNX Runtime.

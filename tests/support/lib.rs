@@ -32,6 +32,14 @@ pub fn in_root(path: &str) -> PathBuf {
     root().join(path)
 }
 
+/// The pinned ONNX Runtime, as `.ci/run` installs it for the tests: `vesta engines install onnxruntime --data
+/// target/engines-of-tests`. The variable `VESTA_TEST_ONNX_RUNTIME` names another.
+pub fn onnx_runtime() -> Option<PathBuf> {
+    let installed = in_root("target/engines-of-tests/engines/onnxruntime-1.32.0/libonnxruntime.so");
+    let library = std::env::var_os("VESTA_TEST_ONNX_RUNTIME").map_or(installed, PathBuf::from);
+    library.exists().then_some(library)
+}
+
 /// A real component (a model from a registry, …) is not on this machine. In CI that is a failure; on a
 /// developer's machine the test says so and does nothing.
 pub fn skip(why: &str) {

@@ -128,7 +128,7 @@ impl<'s> Guesses<'s> {
 }
 
 /// Names of values that a node reads, or that are outputs.
-fn add_used<'g>(graph: &'g GraphProto, used: &mut HashSet<&'g str>) {
+pub fn add_used<'g>(graph: &'g GraphProto, used: &mut HashSet<&'g str>) {
     used.extend(graph.output.iter().filter_map(|output| output.name.as_deref()));
     for node in &graph.node {
         used.extend(node.input.iter().map(String::as_str));

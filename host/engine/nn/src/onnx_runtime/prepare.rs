@@ -5,8 +5,9 @@ use super::compare::{self, Kept};
 use super::{NAME, OnnxRuntime, compat};
 use crate::batching;
 use crate::dry_run::{self, Given};
+use crate::guess::add_used;
 use crate::mapped::bytes_of;
-use crate::onnx::{Element, GraphProto, ModelProto};
+use crate::onnx::{Element, GraphProto, ModelProto, TensorProto};
 use crate::prepare::{self, Read, WRITE, read, signature, write_file, write_info};
 use crate::weights::{Written, take_initializers};
 use crate::{
@@ -31,8 +32,8 @@ const OPTIMISED_BYTES_MAX: u64 = 2_000_000_000;
 
 /// What the optimiser computes of constants is stored as weights. A small file must not become a large one:
 /// it may grow
-/// by this factor, and by so many bytes.
-const GROWTH: u64 = 2;
+/// by this factor, with which weights of 8 bits become floats, and by so many bytes.
+const GROWTH: u64 = 4;
 const GROWN_BYTES: u64 = 16 << 20;
 
 impl OnnxRuntime {
@@ -60,6 +61,7 @@ impl OnnxRuntime {
         prepare::check_depth(graph, limits)?;
         // The library takes no graph without a name.
         graph.name.get_or_insert_with(|| "graph".into());
+        without_unused_weights(graph);
         name_apart(graph, &mut HashSet::new());
         let may_merge = !batching::mixes_rows(graph);
         let written = write_model(&model_without_weights(model, out_dir)?, out_dir)?;
@@ -219,6 +221,16 @@ fn refuse_functions<'a>(
         })
         .collect();
     if own.is_empty() { Ok(()) } else { Err(PrepareError::Operator(own.join("; "))) }
+}
+
+/// The library forgets a weight that nothing reads, and then does not find it when it is given.
+fn without_unused_weights(graph: &mut GraphProto) {
+    let mut used = HashSet::new();
+    add_used(graph, &mut used);
+    let is_used = |tensor: &TensorProto| used.contains(tensor.name.as_deref().unwrap_or_default());
+    let keep: Vec<bool> = graph.initializer.iter().map(is_used).collect();
+    let mut keep = keep.into_iter();
+    graph.initializer.retain(|_| keep.next().unwrap_or(true));
 }
 
 /// Gives nodes other names where two have the same, which the library does not take.

@@ -62,12 +62,11 @@ pub struct Seen<'s> {
 }
 
 /// Operators whose output has elements of the first input, in another shape.
-const MOVES: [&str; 12] = [
+const MOVES: [&str; 11] = [
     "Flatten",
     "Squeeze",
     "Unsqueeze",
     "Slice",
-    "Concat",
     "Pad",
     "Expand",
     "Tile",
@@ -114,6 +113,7 @@ impl Seen<'_> {
             "MaxPool" | "AveragePool" | "GlobalAveragePool" => {
                 with_shape(self.channels(first.shape.clone(), 1))
             }
+            "Concat" => with_shape(self.concat()),
             "Gather" => with_shape(self.gather()),
             "Reshape" => with_shape(self.reshape()),
             "Transpose" => with_shape(self.transpose()),
@@ -132,6 +132,15 @@ impl Seen<'_> {
         let like = like.filter(|shape| shape.len() >= 3)?;
         let mut shape = vec![None; like.len()];
         shape[1] = like[index];
+        Some(shape)
+    }
+
+    /// All inputs have the same dimensions but for one.
+    fn concat(&self) -> Option<Shape> {
+        let mut shape = self.inputs.iter().find_map(|input| input.shape.clone())?;
+        let axis = self.int("axis")?;
+        let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
+        *shape.get_mut(usize::try_from(axis).ok()?)? = None;
         Some(shape)
     }
 

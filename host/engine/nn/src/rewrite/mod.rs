@@ -6,6 +6,8 @@
 
 mod attributes;
 mod build;
+mod columns;
+mod dequantized;
 mod encode;
 mod functions;
 mod known;
@@ -79,6 +81,10 @@ pub fn rewrite(
 ) -> Result<Rewritten, PrepareError> {
     let mut found = Rewritten::default();
     let Some(graph) = &mut model.graph else { return Ok(found) };
+    let dequantized = dequantized::make(graph);
+    if dequantized > 0 {
+        found.notes.push(format!("{dequantized} weights of 8 bits are stored as the floats that runs need"));
+    }
     let mut left = Left::of(limits, nodes);
     let mut counts = BTreeMap::new();
     let mut pass = Pass { texts: &mut texts, labels: &mut found.labels, counts: &mut counts, opset, limits };
@@ -161,6 +167,7 @@ impl Pass<'_> {
                     node.input.first().and_then(|x| build.integral(x)).unwrap_or_default().to_owned();
                 return build.put(&node, "Identity", &[&floats], attributes::only_output(&node)?, vec![]);
             }
+            ("", "Conv") if columns::is_one_wide(build, &node) => columns::turned(build, &node),
             ("", "MatMulInteger") => quantized::product_integer(build, &node),
             ("", "ConvInteger") => quantized::conv_integer(build, &node),
             ("", "QLinearMatMul") => quantized::quantized_product(build, &node),

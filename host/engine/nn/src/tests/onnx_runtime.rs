@@ -2,6 +2,7 @@
 //! be there.
 
 use super::build::*;
+use super::rewrites::{scaled_product, scaled_weights};
 use crate::onnx::*;
 use crate::{
     Backend, Graph, ModelInfo, ModelLimits, OnnxRuntime, PrepareError, PreparedFiles, RunError, TRIAL_FILE,
@@ -383,6 +384,26 @@ fn constants_and_half_floats_are_kept_as_they_are() {
     let x = Tensor { ty: TensorType::F16, shape: vec![1, 200], data };
     let outputs = run(&*loaded.graph, vec![("x", x)]).expect("a run");
     assert_eq!(outputs[0].data, half::f16::from_f32(2.5).to_le_bytes().repeat(200));
+}
+
+#[test]
+fn a_weight_that_nothing_reads_is_left_out() {
+    let Some(engine) = engine() else { return };
+    let mut graph = unary(17, node("Add", &["x", "c"], "y"), 1, &[1]).graph.expect("a graph");
+    graph.initializer = vec![floats("c", &[1], &[1.0]), floats("forgotten", &[200], &[1.0; 200])];
+    let loaded = load(engine, &model(17, graph));
+    let outputs = run(&*loaded.graph, vec![("x", f32s(&[1], &[2.0]))]).expect("a run");
+    assert_eq!(as_f32s(&outputs[0]), [3.0]);
+}
+
+#[test]
+fn weights_of_8_bits_may_become_floats() {
+    let Some(engine) = engine() else { return };
+    // Nine megabytes: more than a few that any model may grow by.
+    let (graph, x) = scaled_weights(3_000);
+    let loaded = load(engine, &model(17, graph));
+    let outputs = run(&*loaded.graph, vec![("x", x)]).expect("a run");
+    assert_eq!(as_f32s(&outputs[0]), scaled_product(3_000));
 }
 
 #[test]

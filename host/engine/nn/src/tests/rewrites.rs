@@ -318,3 +318,107 @@ fn what_is_made_counts_against_the_limits() {
     let error = prepare_with(&bytes, &limits).result.expect_err("refused");
     assert_eq!(error.code(), "model-too-complex", "{error}");
 }
+
+/// `y = x * (float(w) * scale)` with square weights of 8 bits and a scale a column; and an x whose only element
+/// that is not 0 is a 1 in the second place.
+pub(super) fn scaled_weights(side: usize) -> (GraphProto, Tensor) {
+    let weights = TensorProto {
+        name: Some("w".into()),
+        dims: vec![side as i64; 2],
+        data_type: Some(3),
+        raw_data: Some((0..side * side).map(|i| (i % 251) as u8).collect::<Vec<u8>>().into()),
+        ..TensorProto::default()
+    };
+    let scales: Vec<f32> = (0..side).map(|column| 0.1 + column as f32).collect();
+    let nodes = vec![
+        NodeProto { attribute: vec![int("to", 1)], ..node("Cast", &["w"], "floats") },
+        node("Mul", &["scales", "floats"], "scaled"),
+        node("MatMul", &["x", "scaled"], "y"),
+    ];
+    let graph = GraphProto {
+        node: nodes,
+        initializer: vec![weights, floats("scales", &[1, side as i64], &scales)],
+        input: vec![port("x", 1, &[1, side as i64])],
+        output: vec![port("y", 1, &[1, side as i64])],
+        ..GraphProto::default()
+    };
+    let mut x = vec![0.0; side];
+    x[1] = 1.0;
+    (graph, f32s(&[1, side as u32], &x))
+}
+
+/// What comes out: the second row of the weights, each times its column's scale.
+pub(super) fn scaled_product(side: usize) -> Vec<f32> {
+    let weight = |column: usize| f32::from(((side + column) % 251) as u8 as i8);
+    (0..side).map(|column| weight(column) * (0.1 + column as f32)).collect()
+}
+
+#[test]
+fn weights_of_8_bits_and_their_scales_become_floats_at_deploy() {
+    let (graph, x) = scaled_weights(20);
+    let model = model(17, graph);
+    assert_eq!(as_f32s(&run(&model, x)[0]), scaled_product(20));
+    let prepared = prepare_model(&model);
+    let info = prepared.result.expect("prepared");
+    assert_eq!(info.weights_bytes, 4 * 400, "{info:?}");
+    assert!(info.notes.iter().any(|note| note.starts_with("1 weights of 8 bits")), "{:?}", info.notes);
+}
+
+#[test]
+fn scales_of_other_shapes_are_those_of_their_rows() {
+    let (mut graph, x) = scaled_weights(20);
+    // A scale a row: the second row has the second.
+    graph.initializer[1].dims = vec![20, 1];
+    let expected: Vec<f32> = (0..20).map(|column| f32::from((20 + column) as u8 as i8) * 1.1).collect();
+    assert_eq!(as_f32s(&run(&model(17, graph), x)[0]), expected);
+}
+
+#[test]
+fn weights_of_8_bits_that_others_read_stay() {
+    let (mut graph, x) = scaled_weights(20);
+    graph.output.push(port("floats", 1, &[20, 20]));
+    let outputs = run(&model(17, graph), x);
+    assert_eq!(as_f32s(&outputs[0]), scaled_product(20));
+    assert_eq!(as_f32s(&outputs[1])[21], 21.0);
+}
+
+#[test]
+fn convolutions_along_one_column_are_turned_and_give_the_same() {
+    // Two channels of six elements below two from before, kernels of three, every other element.
+    let conv = NodeProto {
+        attribute: vec![
+            int("group", 2),
+            ints("kernel_shape", &[3, 1]),
+            ints("dilations", &[2, 1]),
+            ints("pads", &[1, 0, 2, 0]),
+            ints("strides", &[2, 1]),
+        ],
+        ..node("Conv", &["all", "kernels", "bias"], "y")
+    };
+    let concat = NodeProto { attribute: vec![int("axis", 2)], ..node("Concat", &["before", "x"], "all") };
+    let kernels = floats("kernels", &[2, 1, 3, 1], &[1.0, 10.0, 100.0, -1.0, 0.5, 2.0]);
+    let before = floats("before", &[1, 2, 2, 1], &[1.0, 2.0, 3.0, 4.0]);
+    let graph = GraphProto {
+        node: vec![concat, conv],
+        initializer: vec![kernels, before, floats("bias", &[2], &[0.25, -7.0])],
+        input: vec![port("x", 1, &[1, 2, 0, 1])],
+        output: vec![port("y", 1, &[1, 2, 0, 1])],
+        ..GraphProto::default()
+    };
+    let model = model(17, graph);
+    let x: Vec<f32> = (0..12u8).map(|i| f32::from(i) - 3.0).collect();
+    let outputs = run(&model, f32s(&[1, 2, 6, 1], &x));
+    // By hand: each channel has eight elements, from -1 to 9 with zeros outside.
+    let channels = [[&[1.0, 2.0], &x[..6]].concat(), [&[3.0, 4.0], &x[6..]].concat()];
+    let taps = [([1.0, 10.0, 100.0], 0.25), ([-1.0, 0.5, 2.0], -7.0)];
+    let expected = channels.iter().zip(taps).flat_map(|(channel, (taps, bias))| {
+        let at =
+            |place: i64| usize::try_from(place).ok().and_then(|at| channel.get(at)).copied().unwrap_or(0.0);
+        let one = move |from: i64| bias + (0..3).map(|k| at(from + 2 * k as i64) * taps[k]).sum::<f32>();
+        [-1, 1, 3, 5].map(one)
+    });
+    assert_eq!(outputs[0].shape, [1, 2, 4, 1]);
+    assert_eq!(as_f32s(&outputs[0]), expected.collect::<Vec<f32>>());
+    let notes = prepare_model(&model).result.expect("prepared").notes;
+    assert!(notes.iter().any(|note| note.contains("1 Conv")), "{notes:?}");
+}

@@ -30,7 +30,7 @@ pub const STACK_BYTES: usize = 2 << 20;
 /// workers serve models by ONNX Runtime, whose library that is. Returns the exit code of its own.
 pub fn main(parent: u32, library: Option<&Path>) -> u8 {
     let Some(library) = library else { return main_with(parent, &Rten) };
-    heap::keep();
+    heap::keep_in_one();
     // Once, before anything is forked and confined: workers share what the linker and the library write now,
     // and can open no file later.
     match OnnxRuntime::open(library) {
@@ -44,7 +44,7 @@ pub fn main(parent: u32, library: Option<&Path>) -> u8 {
 
 /// The same with another engine.
 pub fn main_with(parent: u32, engine: &'static dyn Backend) -> u8 {
-    heap::keep();
+    heap::keep_in_one();
     // An engine's panic is an error of its run; the text goes there.
     std::panic::set_hook(Box::new(|_| {}));
     fork_server::serve(parent, || work(parent, engine))
