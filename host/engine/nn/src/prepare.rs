@@ -1,5 +1,6 @@
 //! Deploy-time work on a model, done once: check it, rewrite it so that it loads fast, try it.
 
+use crate::check::Target;
 use crate::dry_run::{self, Given, Trial};
 use crate::mapped::bytes_in;
 use crate::onnx::*;
@@ -73,10 +74,10 @@ pub struct Read {
     pub source_bytes: u64,
 }
 
-/// Reads a file and checks all that does not depend on an engine.
-pub fn read(source: &Path, limits: &ModelLimits) -> Result<Read, PrepareError> {
+/// Reads a file and checks all but its operators and ports.
+pub fn read(target: Target, source: &Path, limits: &ModelLimits) -> Result<Read, PrepareError> {
     let (model, source_bytes) = decode(source, limits)?;
-    let checked = check::model(&model, limits)?;
+    let checked = check::model_for(target, &model, limits)?;
     let producer = producer(&model);
     Ok(Read { model, checked, producer, source_bytes })
 }
@@ -122,7 +123,7 @@ fn prepared(
     check_operators(&model, &checked)?;
     let producer = producer(&model);
     let graph = model.graph.get_or_insert_default();
-    let signature = signature(graph, limits)?;
+    let signature = signature(Target::Rten, graph, limits)?;
     let mut notes = rewritten.notes;
     if let Some(opset) = assumed {
         notes.push(format!("it imports no opset of the default domain; {opset} is assumed"));
@@ -248,7 +249,11 @@ fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), P
 
 /// The model's inputs and outputs. Dimensions of 0 or less, which some exporters write for open ones, are
 /// opened.
-pub fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signature, PrepareError> {
+pub fn signature(
+    target: Target,
+    graph: &mut GraphProto,
+    limits: &ModelLimits,
+) -> Result<Signature, PrepareError> {
     let mut signature = Signature::default();
     for (kind, values, ports) in [
         ("input", &mut graph.input, &mut signature.inputs),
@@ -259,7 +264,7 @@ pub fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signatu
             return Err(PrepareError::TooMany { what: "inputs or outputs", got, max: limits.ports_max });
         }
         for value in values {
-            let port = port(kind, value, limits)?;
+            let port = port(target, kind, value, limits)?;
             if ports.iter().any(|p: &Port| p.name == port.name) {
                 return Err(PrepareError::Graph(format!("there are two {kind}s {:?}", port.name)));
             }
@@ -272,7 +277,12 @@ pub fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signatu
     Ok(signature)
 }
 
-fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) -> Result<Port, PrepareError> {
+fn port(
+    target: Target,
+    kind: &'static str,
+    value: &mut ValueInfoProto,
+    limits: &ModelLimits,
+) -> Result<Port, PrepareError> {
     let name = value.name.clone().unwrap_or_default();
     let refuse = |reason: String| PrepareError::Port { port: kind, name: name.clone(), reason };
     if name.is_empty() {
@@ -287,16 +297,8 @@ fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) ->
         return Err(refuse("it is not a tensor".into()));
     };
     let number = tensor.elem_type.unwrap_or_default();
-    let ty = match Element::from_number(number) {
-        Some(Element::Float) => TensorType::F32,
-        Some(Element::Bool) => TensorType::Bool,
-        Some(Element::Int8) => TensorType::I8,
-        Some(Element::Uint8) => TensorType::U8,
-        Some(Element::Int32) => TensorType::I32,
-        Some(Element::Int64) => TensorType::I64,
-        Some(Element::Float16) => TensorType::F16,
-        Some(Element::Double) => TensorType::F64,
-        None => return Err(refuse(format!("element type {} is not supported", element_name(number)))),
+    let Some(ty) = port_type(target, number) else {
+        return Err(refuse(format!("element type {} is not supported", element_name(number))));
     };
     let dims = tensor.shape.as_mut().map_or(&mut [][..], |s| &mut s.dim);
     if dims.len() as u64 > limits.rank_max {
@@ -316,6 +318,22 @@ fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) ->
         });
     }
     Ok(Port { name, ty, shape, ranked: tensor.shape.is_some() })
+}
+
+fn port_type(target: Target, number: i32) -> Option<TensorType> {
+    if target == Target::OnnxRuntime && number == BFLOAT16 {
+        return Some(TensorType::Bf16);
+    }
+    Some(match Element::from_number(number)? {
+        Element::Float => TensorType::F32,
+        Element::Bool => TensorType::Bool,
+        Element::Int8 => TensorType::I8,
+        Element::Uint8 => TensorType::U8,
+        Element::Int32 => TensorType::I32,
+        Element::Int64 => TensorType::I64,
+        Element::Float16 => TensorType::F16,
+        Element::Double => TensorType::F64,
+    })
 }
 
 pub const WRITE: &str = "write the prepared model";

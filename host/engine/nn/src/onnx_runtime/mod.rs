@@ -13,6 +13,7 @@ mod compare;
 mod external;
 mod graph;
 mod prepare;
+mod rules;
 mod value;
 
 pub use compare::{TRIAL_FILE, keep};
@@ -148,6 +149,9 @@ impl OnnxRuntime {
                 // Plans of memory are kept for each shape that was ever seen.
                 .with_memory_pattern(false)?
                 .with_optimization_level(settings.level)?
+                // Products of 8 bits are the same on all processors: without VNNI, 16 bits of their sums
+                // saturate unless the library writes constant weights as unsigned ones.
+                .with_config_entry("session.x64quantprecision", "1")?
                 // A model is never taken for the library's other format, whatever bytes it has.
                 .with_config_entry("session.load_model_format", "ONNX")?
                 .with_log_level(LogLevel::Fatal)?;

@@ -2,10 +2,11 @@
 //! whether a file is sound and within bounds; then the library's own optimiser, once; then a trial run.
 
 use super::compare::{self, Kept};
-use super::{NAME, OnnxRuntime, compat};
+use super::{NAME, OnnxRuntime, compat, rules};
+use crate::check::Target;
 use crate::dry_run::{self, Given};
 use crate::mapped::bytes_of;
-use crate::onnx::{Element, GraphProto, ModelProto};
+use crate::onnx::{BFLOAT16, Element, GraphProto, ModelProto};
 use crate::prepare::{self, Read, WRITE, read, signature, write_file, write_info};
 use crate::weights::{Written, take_initializers};
 use crate::{
@@ -52,10 +53,11 @@ impl OnnxRuntime {
         limits: &ModelLimits,
     ) -> Result<ModelInfo, PrepareError> {
         let Encoding::Onnx = encoding;
-        let Read { mut model, checked, producer, source_bytes } = read(source, limits)?;
+        let Read { mut model, checked, producer, source_bytes } = read(Target::OnnxRuntime, source, limits)?;
         refuse_functions(&mut model, checked.operators.keys())?;
         let graph = model.graph.get_or_insert_default();
-        let signature = signature(graph, limits)?;
+        let signature = signature(Target::OnnxRuntime, graph, limits)?;
+        rules::apply(graph, checked.opset)?;
         prepare::check_depth(graph, limits)?;
         // The library takes no graph without a name.
         graph.name.get_or_insert_with(|| "graph".into());
@@ -235,7 +237,9 @@ fn has_16_bits(dir: &Path, signature: &Signature) -> Result<bool, PrepareError> 
     }
     let read = dry_run::read_graph(dir);
     let model = read.map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
-    let is_16 = |number: Option<i32>| number.and_then(Element::from_number) == Some(Element::Float16);
+    let is_16 = |number: Option<i32>| {
+        number.is_some_and(|n| n == BFLOAT16 || Element::from_number(n) == Some(Element::Float16))
+    };
     let has = |graph: &GraphProto| graph.initializer.iter().any(|tensor| is_16(tensor.data_type));
     Ok(model.graph.as_ref().is_some_and(has))
 }
