@@ -254,6 +254,24 @@ def resize(n):
     return upsample(n) if n.opset < 11 and up and n.given[0].dtype.kind == "f" else None
 
 
+@of("Slice")
+def slice_of(n):
+    x = n.given[0]
+    starts, ends = (n.get("starts"), n.get("ends")) if n.input(1) is None else (n.inputs[1], n.inputs[2])
+    axes = n.get("axes") if n.input(3) is None else n.inputs[3]
+    axes = range(len(starts)) if axes is None else axes
+    steps = [1] * len(starts) if n.input(4) is None else n.inputs[4]
+    for start, end, axis, step in zip(starts, ends, axes, steps):
+        start, end, axis, step = int(start), int(end), int(axis) % x.ndim, int(step)
+        length = x.shape[axis]
+        start, end = (at + length if at < 0 else at for at in (start, end))
+        # "Clamped to the valid range": going backwards, from the last to one before the first.
+        low, high, least = (0, length, 0) if step > 0 else (0, length - 1, -1)
+        start, end = min(max(start, low), high), min(max(end, least), high)
+        x = np.take(x, range(start, end, step), axis)
+    return x
+
+
 @of("Pad")
 def pad(n):
     x, pads = n.given[0], n.get("pads") if n.input(1) is None else n.inputs[1]

@@ -6,8 +6,7 @@ use crate::onnx::*;
 
 /// The names that the table may use.
 #[cfg(test)]
-pub const NAMES: [&str; 15] = [
-    "bounded backwards",
+pub const NAMES: [&str; 14] = [
     "channel axis",
     "full sequences",
     "indices known",
@@ -31,10 +30,6 @@ pub const NAMES: [&str; 15] = [
 pub fn check(name: &str, node: &NodeProto, opset: i64, facts: &Facts) -> Result<(), &'static str> {
     let is = Condition { node, opset, facts };
     let (met, reason) = match name {
-        "bounded backwards" => (
-            is.bounded_backwards(),
-            "with a negative step, or one that is no constant, ends have to be constants, and none the largest integer",
-        ),
         "channel axis" => (
             is.channel_axis(),
             "the scale has several elements, and the number of dimensions of the input is not known at deploy",
@@ -146,16 +141,6 @@ impl Condition<'_> {
         self.facts
             .ints(self.node, 1)
             .is_some_and(|starts| steps.iter().zip(starts).all(|(step, start)| *step > 0 || *start >= -1))
-    }
-
-    /// Whether no end of a slice backwards is the largest integer, which ONNX Runtime takes for "to the end".
-    fn bounded_backwards(&self) -> bool {
-        let forward = |steps: &[i64]| steps.iter().all(|step| *step > 0);
-        if !self.given(4) || self.facts.ints(self.node, 4).is_some_and(forward) {
-            return true;
-        }
-        let end = |end: &i64| *end != i64::from(i32::MAX) && *end != i64::MAX;
-        self.facts.ints(self.node, 2).is_some_and(|ends| ends.iter().all(end))
     }
 
     fn whole_lengths(&self) -> bool {

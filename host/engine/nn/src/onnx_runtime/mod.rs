@@ -13,6 +13,7 @@ mod compare;
 mod external;
 mod graph;
 mod prepare;
+mod rewrites;
 mod rules;
 mod value;
 

@@ -1,9 +1,10 @@
-//! Where the library computes something else than ONNX says, and does not tell. What can be written anew is;
-//! the rest is refused, by the table `operators.toml` beside this file and by what is written here. Found with
+//! Where the library computes something else than ONNX says, and does not tell. What can be written anew is
+//! (`rewrites.rs`); the rest is refused, by the table `operators.toml` beside this file and by what is written here. Found with
 //! the conformance suite against 1.32.
 
+use super::rewrites;
 use crate::PrepareError;
-use crate::edit::{Editor, each_inner_graph, int_attribute};
+use crate::edit::{Editor, each_inner_graph};
 use crate::facts::{Fact, Facts};
 use crate::onnx::*;
 use crate::table::{self, Place, Table};
@@ -37,12 +38,7 @@ fn in_graph(graph: &mut GraphProto, opset: i64, outer: Option<&Facts>) -> Result
             Ok::<_, PrepareError>(())
         })?;
         facts.add(&node, &elements, &branches);
-        let is_whole = !node.input.is_empty() && node.output.len() == 1 && !node.output[0].is_empty();
-        match node.op() {
-            "NonZero" if is_whole && node.is("NonZero") => places(&mut editor, node, opset, &facts)?,
-            "ReduceSum" if is_whole && node.is("ReduceSum") => sum(&mut editor, node, &facts),
-            _ => editor.nodes.push(node),
-        }
+        rewrites::add(&mut editor, node, opset, &facts)?;
     }
     graph.node = editor.nodes;
     Ok(facts.outputs(graph))
@@ -85,72 +81,6 @@ fn check_product(place: &Place<'_>, facts: &Facts, is_inner: bool) -> Result<(),
         }
     }
     Ok(())
-}
-
-/// Of a scalar the library gives a row of places, where ONNX says none: as many rows as there are dimensions
-/// are kept.
-fn places(
-    editor: &mut Editor,
-    mut node: NodeProto,
-    opset: i64,
-    facts: &Facts,
-) -> Result<(), PrepareError> {
-    if facts.rank(&node, 0).is_some_and(|rank| rank > 0) {
-        editor.nodes.push(node);
-        return Ok(());
-    }
-    if opset < 10 {
-        let place = Place { node: &node, label: node.label().to_owned() };
-        return Err(place.refuse("the number of dimensions of the input is 0, or not known at deploy"));
-    }
-    let (input, output) = (node.input[0].clone(), node.output[0].clone());
-    let [all, shape, rank, zero] = ["all", "shape", "rank", "zero"].map(|part| editor.fresh(&output, part));
-    editor.add(&node, "Shape", &[&input], &[&shape], vec![]);
-    editor.add(&node, "Shape", &[&shape], &[&rank], vec![]);
-    constant(editor, &node, &zero, &[1], 0);
-    node.output[0] = all.clone();
-    editor.nodes.push(node.clone());
-    editor.add(&node, "Slice", &[&all, &zero, &rank, &zero], &[&output], vec![]);
-    Ok(())
-}
-
-/// The library sums integers of 64 bits as doubles. The sums of their halves are exact, as long as there are
-/// fewer than two million.
-fn sum(editor: &mut Editor, mut node: NodeProto, facts: &Facts) {
-    if facts.input(&node, 0).is_none_or(|f| f.element != Some(Element::Int64)) {
-        editor.nodes.push(node);
-        return;
-    }
-    let (input, output) = (node.input[0].clone(), node.output[0].clone());
-    let mut name = |part: &str| editor.fresh(&output, part);
-    let [base, high, without, low] = ["base", "high", "without", "low"].map(&mut name);
-    let [high_sum, low_sum, scaled] = ["high_sum", "low_sum", "scaled"].map(&mut name);
-    constant(editor, &node, &base, &[], 1 << 32);
-    editor.add(&node, "Div", &[&input, &base], &[&high], vec![]);
-    editor.add(&node, "Mul", &[&high, &base], &[&without], vec![]);
-    editor.add(&node, "Sub", &[&input, &without], &[&low], vec![]);
-    let whole = node.label().to_owned();
-    for (part, sum) in [(&high, &high_sum), (&low, &low_sum)] {
-        node.input[0].clone_from(part);
-        node.output[0].clone_from(sum);
-        node.name = Some(format!("{whole} ({sum})"));
-        editor.nodes.push(node.clone());
-    }
-    node.name = Some(whole);
-    editor.add(&node, "Mul", &[&high_sum, &base], &[&scaled], vec![]);
-    editor.add(&node, "Add", &[&scaled, &low_sum], &[&output], vec![]);
-}
-
-/// A node with a constant of one int64, in a form that all operator sets have.
-fn constant(editor: &mut Editor, of: &NodeProto, name: &str, dims: &[i64], value: i64) {
-    let tensor = TensorProto {
-        dims: dims.to_vec(),
-        data_type: Some(7),
-        raw_data: Some(value.to_le_bytes().to_vec().into()),
-        ..TensorProto::default()
-    };
-    let value = AttributeProto { t: Some(tensor), r#type: Some(ATTRIBUTE_TENSOR), ..int_attribute("value", 0) };
-    editor.add(of, "Constant", &[], &[name], vec![AttributeProto { i: None, ..value }]);
 }
 
 #[cfg(test)]
