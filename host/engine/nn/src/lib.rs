@@ -18,6 +18,7 @@ mod facts;
 mod guess;
 pub mod heap;
 mod info;
+mod inline;
 mod inputs;
 mod mapped;
 mod names;

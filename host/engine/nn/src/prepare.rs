@@ -7,7 +7,7 @@ use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError, Rten,
-    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, mapped, names, precision, quirks, rewrite,
+    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, inline, mapped, names, precision, quirks, rewrite,
     rten, softmax, table, wire,
 };
 use bytes::Bytes;
@@ -88,6 +88,7 @@ fn decode(source: &Path, limits: &ModelLimits) -> Result<(ModelProto, u64), Prep
     let source_bytes = bytes.len() as u64;
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
+    inline::functions(&mut model, limits)?;
     names::give(&mut model);
     if let Some(graph) = &mut model.graph {
         without_weights_among_inputs(graph);
@@ -120,7 +121,7 @@ fn prepared(
     let given = check::model(&model, limits)?;
     let rewritten = rewrite::rewrite(&mut model, texts, given.opset, given.nodes, limits)?;
     let checked = check::model(&model, limits)?;
-    check_operators(&model, &checked)?;
+    check_operators(&checked)?;
     let producer = producer(&model);
     let graph = model.graph.get_or_insert_default();
     let signature = signature(Target::Rten, graph, limits)?;
@@ -137,7 +138,6 @@ fn prepared(
     check_depth(graph, limits)?;
     let may_merge = !batching::mixes_rows(graph);
     let weights = write_weights(out_dir, |file| take_weights(graph, file))?;
-    model.functions.clear();
     let graph_bytes = write_file(&out_dir.join(GRAPH_FILE), &model.encode_to_vec())?;
     drop(model);
     let mut info = ModelInfo {
@@ -229,7 +229,7 @@ fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {
 }
 
 /// Names every operator that the engine does not know, each with a node that uses it.
-fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), PrepareError> {
+fn check_operators(checked: &check::Checked) -> Result<(), PrepareError> {
     let mut unknown = Vec::new();
     for ((domain, op), node) in &checked.operators {
         if table::has(domain, op)? {
@@ -239,10 +239,8 @@ fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), P
             unknown.push(format!("{op} (node {node:?}): {reason}"));
             continue;
         }
-        let own = model.functions.iter().any(|f| f.name.as_deref() == Some(op));
-        let hint = if own { ", a function of the model: inline functions before the upload" } else { "" };
         let domain = if domain.is_empty() { "ai.onnx" } else { domain };
-        unknown.push(format!("{op} (domain {domain}, node {node:?}{hint})"));
+        unknown.push(format!("{op} (domain {domain}, node {node:?})"));
     }
     if unknown.is_empty() { Ok(()) } else { Err(PrepareError::Operator(unknown.join("; "))) }
 }

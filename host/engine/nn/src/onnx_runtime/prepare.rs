@@ -54,7 +54,6 @@ impl OnnxRuntime {
     ) -> Result<ModelInfo, PrepareError> {
         let Encoding::Onnx = encoding;
         let Read { mut model, checked, producer, source_bytes } = read(Target::OnnxRuntime, source, limits)?;
-        refuse_functions(&mut model, checked.operators.keys())?;
         let graph = model.graph.get_or_insert_default();
         let signature = signature(Target::OnnxRuntime, graph, limits)?;
         rules::apply(graph, checked.opset)?;
@@ -192,26 +191,6 @@ fn model_without_weights(mut model: ModelProto, dir: &Path) -> Result<(ModelProt
 fn write_model((model, weights): &(ModelProto, Written), dir: &Path) -> Result<Prepared, PrepareError> {
     let graph_bytes = write_file(&dir.join(GRAPH_FILE), &model.encode_to_vec())?;
     Ok(Prepared { weights: weights.clone(), graph_bytes })
-}
-
-/// The bodies of a model's own functions are not read, so that they cannot be checked.
-fn refuse_functions<'a>(
-    model: &mut ModelProto,
-    operators: impl Iterator<Item = &'a (String, String)>,
-) -> Result<(), PrepareError> {
-    let functions = std::mem::take(&mut model.functions);
-    let is_own = |(domain, op): &&(String, String)| {
-        functions
-            .iter()
-            .any(|f| f.name.as_deref() == Some(op) && f.domain.as_deref().unwrap_or_default() == domain)
-    };
-    let own: Vec<String> = operators
-        .filter(is_own)
-        .map(|(domain, op)| {
-            format!("{op} (domain {domain}), a function of the model: inline functions before the upload")
-        })
-        .collect();
-    if own.is_empty() { Ok(()) } else { Err(PrepareError::Operator(own.join("; "))) }
 }
 
 /// Gives nodes other names where two have the same, which the library does not take.
