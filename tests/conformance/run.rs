@@ -13,8 +13,8 @@ use std::path::Path;
 use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
 use vesta_nn::{
-    Backend, Form, ModelInfo, ModelLimits, OnnxRuntime, PrepareError, PreparedFiles, Rten, Tensor, TensorType,
-    prepare,
+    Backend, Form, ModelInfo, ModelLimits, OnnxRuntime, PrepareError, PreparedFiles, Rten, Tensor,
+    TensorType, prepare,
 };
 
 type Failure = Box<dyn Error>;

@@ -37,11 +37,7 @@ pub fn model(model: &ModelProto, limits: &ModelLimits) -> Result<Checked, Prepar
 }
 
 /// The same for any engine.
-pub fn model_for(
-    target: Target,
-    model: &ModelProto,
-    limits: &ModelLimits,
-) -> Result<Checked, PrepareError> {
+pub fn model_for(target: Target, model: &ModelProto, limits: &ModelLimits) -> Result<Checked, PrepareError> {
     let graph = model.graph.as_ref().ok_or_else(|| PrepareError::NotOnnx("it has no graph".into()))?;
     let mut check = Check { target, limits, found: Checked { opset: opset(model)?, ..Checked::default() } };
     check.graph(graph, None, 0)?;

@@ -14,7 +14,10 @@ const WITHIN_MAX: usize = 100;
 /// A function that calls itself or is written for another operator set, and a model that becomes too large.
 pub fn functions(model: &mut ModelProto, limits: &ModelLimits) -> Result<(), PrepareError> {
     let functions = std::mem::take(&mut model.functions);
-    let Some(mut graph) = model.graph.take().filter(|_| !functions.is_empty()) else { return Ok(()) };
+    if functions.is_empty() {
+        return Ok(());
+    }
+    let Some(mut graph) = model.graph.take() else { return Ok(()) };
     let by_key = functions.iter().enumerate().map(|(i, f)| (f.key(), i)).collect();
     let mut inliner = Inliner {
         functions: &functions,
@@ -216,11 +219,7 @@ impl Names<'_> {
         self.known.entry(name.to_owned()).or_insert_with(new).clone()
     }
 
-    fn nodes(
-        &mut self,
-        nodes: &mut [NodeProto],
-        attribute_of: &dyn Fn(&str) -> Option<AttributeProto>,
-    ) {
+    fn nodes(&mut self, nodes: &mut [NodeProto], attribute_of: &dyn Fn(&str) -> Option<AttributeProto>) {
         for node in nodes {
             for name in node.input.iter_mut().chain(&mut node.output) {
                 *name = self.of(name);

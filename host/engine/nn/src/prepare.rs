@@ -7,8 +7,8 @@ use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError, Rten,
-    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, inline, mapped, names, precision, quirks, rewrite,
-    rten, softmax, table, wire,
+    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, inline, mapped, names, precision, quirks,
+    rewrite, rten, softmax, table, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;

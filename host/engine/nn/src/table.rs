@@ -181,8 +181,7 @@ impl Table {
         for name in &operator.required {
             if place.node.attribute(name).is_none() {
                 let allowed = operator.attributes.get(name).map_or_else(String::new, |a| a.join(", "));
-                let why =
-                    format!("attribute {name} has its default; {engine} is right with {allowed} alone");
+                let why = format!("attribute {name} has its default; {engine} is right with {allowed} alone");
                 return Err(place.refuse(why));
             }
         }

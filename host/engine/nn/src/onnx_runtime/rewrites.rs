@@ -28,7 +28,11 @@ pub fn add(editor: &mut Editor, node: NodeProto, opset: i64, facts: &Facts) -> R
         "ReduceSum" if element(0) == Some(Element::Int64) => sum(editor, node),
         "Slice" if may_go_backwards(&node, facts) => match element(2) {
             Some(element @ (Element::Int64 | Element::Int32)) if opset >= 12 => slice(editor, node, element),
-            _ => return refuse("with a negative step the ends have to be constants, none of them the largest integer"),
+            _ => {
+                return refuse(
+                    "with a negative step the ends have to be constants, none of them the largest integer",
+                );
+            }
         },
         "RNN" | "GRU" | "LSTM" if node.int("layout") == Some(1) => rows_first(editor, node),
         _ => editor.nodes.push(node),
@@ -121,14 +125,7 @@ fn sum(editor: &mut Editor, mut node: NodeProto) {
 }
 
 /// A node with a constant of one integer, in a form that all operator sets have.
-fn constant(
-    editor: &mut Editor,
-    of: &NodeProto,
-    name: &str,
-    dims: &[i64],
-    element: Element,
-    value: i64,
-) {
+fn constant(editor: &mut Editor, of: &NodeProto, name: &str, dims: &[i64], element: Element, value: i64) {
     let data = match element {
         Element::Int32 => (value as i32).to_le_bytes().to_vec(),
         _ => value.to_le_bytes().to_vec(),
@@ -139,6 +136,7 @@ fn constant(
         raw_data: Some(data.into()),
         ..TensorProto::default()
     };
-    let value = AttributeProto { t: Some(tensor), r#type: Some(ATTRIBUTE_TENSOR), ..int_attribute("value", 0) };
+    let value =
+        AttributeProto { t: Some(tensor), r#type: Some(ATTRIBUTE_TENSOR), ..int_attribute("value", 0) };
     editor.add(of, "Constant", &[], &[name], vec![AttributeProto { i: None, ..value }]);
 }

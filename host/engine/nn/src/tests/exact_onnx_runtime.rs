@@ -24,12 +24,7 @@ fn answer(engine: &OnnxRuntime, opset: i64, graph: GraphProto, inputs: Vec<(&str
 }
 
 fn inner(name: &str, graph: GraphProto) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        g: Some(graph),
-        r#type: Some(5),
-        ..AttributeProto::default()
-    }
+    AttributeProto { name: Some(name.into()), g: Some(graph), r#type: Some(5), ..AttributeProto::default() }
 }
 
 #[test]
@@ -118,10 +113,8 @@ fn places_in_a_scalar_have_no_row() {
         let nodes = vec![node("Reshape", &["x", "s"], "r"), node("NonZero", &["r"], "y")];
         let all = graph(nodes, vec![port("x", 1, &[0]), port("s", 7, &[0])], port("y", 7, &[0, 0]));
         let dims: Vec<i64> = shape.iter().map(|d| i64::from(*d)).collect();
-        let inputs = vec![
-            ("x", f32s(&[values.len() as u32], values)),
-            ("s", i64s(&[shape.len() as u32], &dims)),
-        ];
+        let inputs =
+            vec![("x", f32s(&[values.len() as u32], values)), ("s", i64s(&[shape.len() as u32], &dims))];
         answer(engine, 13, all, inputs)
     };
     assert_eq!(places(&[], &[3.0]), i64s(&[0, 1], &[]));
@@ -150,7 +143,8 @@ fn slices_backwards_end_where_onnx_says() {
             vec![port("x", 1, &[4]), port("step", 7, &[1])],
             port("y", 1, &[0]),
         );
-        all.initializer = vec![ints("start", &[1], &[3]), ints("end", &[1], &[end]), ints("axis", &[1], &[0])];
+        all.initializer =
+            vec![ints("start", &[1], &[3]), ints("end", &[1], &[end]), ints("axis", &[1], &[0])];
         let inputs = vec![("x", f32s(&[4], &[0.0, 1.0, 2.0, 3.0])), ("step", i64s(&[1], &[step]))];
         as_f32s(&answer(engine, 17, all, inputs))
     };
@@ -173,7 +167,10 @@ fn recurrent_layers_are_read_with_the_rows_first() {
     let loaded = load(engine, &model(17, all));
     let outputs = run(&*loaded.graph, vec![("x", f32s(&[2, 3, 1], &given))]).expect("a run");
     let near = |got: &[f32], want: &[f32]| got.iter().zip(want).all(|(g, w)| (g - w.tanh()).abs() < 1e-5);
-    assert_eq!((outputs[0].shape.as_slice(), outputs[1].shape.as_slice()), (&[2, 3, 1, 1][..], &[2, 1, 1][..]));
+    assert_eq!(
+        (outputs[0].shape.as_slice(), outputs[1].shape.as_slice()),
+        (&[2, 3, 1, 1][..], &[2, 1, 1][..])
+    );
     assert!(near(&as_f32s(&outputs[0]), &given), "{outputs:?}");
     assert!(near(&as_f32s(&outputs[1]), &[0.3, -0.6]), "{outputs:?}");
 }

@@ -69,12 +69,8 @@ fn calls_take_their_attributes_or_the_defaults_of_the_function() {
 #[test]
 fn functions_call_others_and_hand_on_what_they_are_given() {
     // The names of the bodies are those of the graph, too.
-    let twice = function(
-        "Twice",
-        &["x"],
-        &["h", "x"],
-        vec![call("Leaky", &["x"], "y"), call("Leaky", &["y"], "h")],
-    );
+    let twice =
+        function("Twice", &["x"], &["h", "x"], vec![call("Leaky", &["x"], "y"), call("Leaky", &["y"], "h")]);
     let mut first = call("Twice", &["x"], "h");
     first.output.push("same".into());
     let nodes = vec![first, node("Add", &["h", "same"], "y")];
@@ -129,9 +125,8 @@ fn functions_that_call_themselves_or_grow_without_bound_are_refused() {
     functions.push(function(&name(60), &["a"], &["b"], vec![]));
     let model = with(functions, vec![call("F0", &["x"], "y")]);
     assert_says(&prepare_model(&model).result.expect_err("refused"), "operators; at most 100000");
-    let chain = (0..200)
-        .map(|n| function(&name(n), &["a"], &["b"], vec![call(&name(n + 1), &["a"], "b")]))
-        .collect();
+    let chain =
+        (0..200).map(|n| function(&name(n), &["a"], &["b"], vec![call(&name(n + 1), &["a"], "b")])).collect();
     let model = with(chain, vec![call("F0", &["x"], "y")]);
     assert_says(&prepare_model(&model).result.expect_err("refused"), "within one another");
 }
