@@ -244,7 +244,7 @@ fn sound(target: Target, tensor: &TensorProto, limits: &ModelLimits) -> Result<S
     let expected = count
         .checked_mul(bits)
         .map(|bits| bits.div_ceil(8))
-        .ok_or_else(|| wrong("it has more bits than 64 bits count"))?;
+        .ok_or_else(|| wrong("it has more bytes than 64 bits count"))?;
     let got = stored_bytes(tensor, number, bits);
     if got != expected {
         return Err(PrepareError::TensorLies { name: name(), dims: tensor.dims.clone(), expected, got });

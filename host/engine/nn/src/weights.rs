@@ -169,7 +169,7 @@ fn elements_times(tensor: &TensorProto, size: u64) -> u64 {
 
 /// The element type of a tensor and its bytes, as they are. Types that the default engine lacks are taken
 /// where the file has them as bytes, as all writers of large tensors do.
-fn own_data(tensor: &TensorProto) -> Option<(i32, Bytes)> {
+pub fn own_data(tensor: &TensorProto) -> Option<(i32, Bytes)> {
     let number = tensor.data_type?;
     if let Some(raw) = &tensor.raw_data {
         return Some((number, raw.clone()));

@@ -15,10 +15,13 @@ mod graph;
 mod prepare;
 mod rewrites;
 mod rules;
+mod unsigned;
 mod value;
 
 pub use compare::{TRIAL_FILE, keep};
 pub use prepare::LEFT_FILE;
+#[cfg(test)]
+pub use rules::apply as apply_rules;
 
 use crate::mapped::{MappedWeights, bytes_in};
 use crate::onnx::*;
@@ -150,9 +153,6 @@ impl OnnxRuntime {
                 // Plans of memory are kept for each shape that was ever seen.
                 .with_memory_pattern(false)?
                 .with_optimization_level(settings.level)?
-                // Products of 8 bits are the same on all processors: without VNNI, 16 bits of their sums
-                // saturate unless the library writes constant weights as unsigned ones.
-                .with_config_entry("session.x64quantprecision", "1")?
                 // A model is never taken for the library's other format, whatever bytes it has.
                 .with_config_entry("session.load_model_format", "ONNX")?
                 .with_log_level(LogLevel::Fatal)?;

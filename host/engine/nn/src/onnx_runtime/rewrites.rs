@@ -125,9 +125,10 @@ fn sum(editor: &mut Editor, mut node: NodeProto) {
 }
 
 /// A node with a constant of one integer, in a form that all operator sets have.
-fn constant(editor: &mut Editor, of: &NodeProto, name: &str, dims: &[i64], element: Element, value: i64) {
+pub fn constant(editor: &mut Editor, of: &NodeProto, name: &str, dims: &[i64], element: Element, value: i64) {
     let data = match element {
         Element::Int32 => (value as i32).to_le_bytes().to_vec(),
+        Element::Uint8 => vec![value as u8],
         _ => value.to_le_bytes().to_vec(),
     };
     let tensor = TensorProto {

@@ -3,6 +3,7 @@
 use super::build::*;
 use super::onnx_runtime::{engine, load, prepare, run};
 use crate::onnx::*;
+use crate::onnx_runtime::apply_rules as apply;
 use crate::{OnnxRuntime, Tensor, TensorType};
 
 fn graph(node: Vec<NodeProto>, input: Vec<ValueInfoProto>, output: ValueInfoProto) -> GraphProto {
@@ -187,15 +188,39 @@ fn product(columns: Option<Vec<u8>>) -> ModelProto {
 }
 
 #[test]
-fn products_of_8_bits_are_exact_or_refused() {
+fn products_of_8_bits_are_exact() {
     let Some(engine) = engine() else { return };
     for (column, value) in [(127u8, 127), (128, -128)] {
-        let loaded = load(engine, &product(Some(vec![column; 64])));
-        let x = Tensor { ty: TensorType::U8, shape: vec![1, 64], data: vec![255; 64] };
-        let outputs = run(&*loaded.graph, vec![("x", x)]).expect("a run");
-        assert_eq!(outputs[0].data, (255 * value * 64i32).to_le_bytes());
+        let x = || Tensor { ty: TensorType::U8, shape: vec![1, 64], data: vec![255; 64] };
+        let w = Tensor { ty: TensorType::I8, shape: vec![64, 1], data: vec![column; 64] };
+        let constant = load(engine, &product(Some(w.data.clone())));
+        let given = load(engine, &product(None));
+        let outputs = [
+            run(&*constant.graph, vec![("x", x())]).expect("a run"),
+            run(&*given.graph, vec![("x", x()), ("w", w)]).expect("a run"),
+        ];
+        assert!(outputs.iter().all(|y| y[0].data == (255 * value * 64i32).to_le_bytes()), "{outputs:?}");
     }
-    let error = prepare(engine, &product(None), &[]).1.expect_err("refused");
+}
+
+#[test]
+fn no_product_of_unsigned_and_signed_numbers_reaches_the_library() {
+    let written = |mut model: ModelProto| {
+        let graph = model.graph.as_mut().expect("a graph");
+        apply(graph, 17).map(|()| graph.clone())
+    };
+    let constant = written(product(Some(vec![200; 64]))).expect("written anew");
+    let added = constant.initializer.iter().find(|t| t.data_type == Some(2)).expect("unsigned weights");
+    assert_eq!(added.raw_data.as_deref(), Some(&[200 ^ 128; 64][..]));
+    let last = constant.node.last().expect("a product");
+    assert_eq!((last.op(), Some(&last.input[1])), ("MatMulInteger", added.name.as_ref()));
+    assert_eq!(last.input.len(), 4);
+    let given = written(product(None)).expect("written anew");
+    let ops: Vec<_> = given.node.iter().map(NodeProto::op).collect();
+    assert_eq!(ops, ["Cast", "Constant", "Add", "Cast", "Constant", "MatMulInteger"]);
+    let mut unknown = product(None);
+    unknown.graph.as_mut().expect("a graph").node[0].input[1] = "elsewhere".into();
+    let error = written(unknown).expect_err("refused");
     assert!(error.to_string().contains("not right on every processor"), "{error}");
 }
 

@@ -81,7 +81,7 @@ fn functions_call_others_and_hand_on_what_they_are_given() {
 fn calls_in_graphs_within_and_graphs_in_functions_keep_names_apart() {
     let branch = |name: &str, op: &str| {
         let graph = GraphProto {
-            node: vec![node(op, &["x"], "t"), call("Leaky", &["t"], "u")],
+            node: vec![node(op, &["x"], "v"), call("Leaky", &["v"], "u")],
             output: vec![port("u", 1, &[3])],
             ..GraphProto::default()
         };
