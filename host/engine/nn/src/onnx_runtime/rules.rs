@@ -9,6 +9,7 @@ use crate::edit::{Editor, each_inner_graph};
 use crate::facts::{Fact, Facts};
 use crate::onnx::*;
 use crate::table::{self, Place, Table};
+use std::collections::HashSet;
 use std::sync::OnceLock;
 
 fn table() -> Result<&'static Table, PrepareError> {
@@ -21,7 +22,26 @@ fn table() -> Result<&'static Table, PrepareError> {
 /// # Errors
 /// The first node that the library would not compute rightly.
 pub fn apply(graph: &mut GraphProto, opset: i64) -> Result<(), PrepareError> {
-    in_graph(graph, opset, None).map(drop)
+    in_graph(graph, opset, None)?;
+    // Weights that nothing reads any more: the library would look for them in vain.
+    let mut used = HashSet::new();
+    add_used(graph, &mut used);
+    let is_used: Vec<bool> =
+        graph.initializer.iter().map(|t| used.contains(t.name.as_deref().unwrap_or_default())).collect();
+    let mut is_used = is_used.into_iter();
+    graph.initializer.retain(|_| is_used.next().unwrap_or(true));
+    Ok(())
+}
+
+/// Adds the names that the nodes of a graph and of those in it read, and the names of their outputs.
+fn add_used<'g>(graph: &'g GraphProto, used: &mut HashSet<&'g str>) {
+    used.extend(graph.output.iter().filter_map(|output| output.name.as_deref()));
+    for node in &graph.node {
+        used.extend(node.input.iter().map(String::as_str));
+        for attribute in &node.attribute {
+            attribute.g.iter().chain(&attribute.graphs).for_each(|graph| add_used(graph, used));
+        }
+    }
 }
 
 /// Gives what is known of the graph's outputs. `outer` is what the graph around it knows.

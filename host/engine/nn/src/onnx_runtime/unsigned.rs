@@ -12,19 +12,19 @@ use crate::table::Place;
 use crate::weights::own_data;
 use std::collections::HashMap;
 
-/// The operator, its domain, and the numbers of its inputs with the first factor, the second, and the zero
-/// point of that.
-const PRODUCTS: [(&str, &str, [usize; 3]); 9] = [
-    ("ConvInteger", "", [0, 1, 3]),
-    ("MatMulInteger", "", [0, 1, 3]),
-    ("QLinearConv", "", [0, 3, 5]),
-    ("QLinearMatMul", "", [0, 3, 5]),
+/// The operator, its domain, and the numbers of its inputs with the first factor and its zero point, and the
+/// second and its zero point.
+const PRODUCTS: [(&str, &str, [usize; 4]); 9] = [
+    ("ConvInteger", "", [0, 2, 1, 3]),
+    ("MatMulInteger", "", [0, 2, 1, 3]),
+    ("QLinearConv", "", [0, 2, 3, 5]),
+    ("QLinearMatMul", "", [0, 2, 3, 5]),
     // It makes unsigned numbers of its first factor, a float.
-    ("DynamicQuantizeMatMul", "com.microsoft", [0, 1, 3]),
-    ("MatMulIntegerToFloat", "com.microsoft", [0, 1, 5]),
-    ("QAttention", "com.microsoft", [0, 1, 7]),
-    ("QGemm", "com.microsoft", [0, 3, 5]),
-    ("QLinearConv", "com.microsoft", [0, 3, 5]),
+    ("DynamicQuantizeMatMul", "com.microsoft", [0, 0, 1, 3]),
+    ("MatMulIntegerToFloat", "com.microsoft", [0, 4, 1, 5]),
+    ("QAttention", "com.microsoft", [0, 6, 1, 7]),
+    ("QGemm", "com.microsoft", [0, 2, 3, 5]),
+    ("QLinearConv", "com.microsoft", [0, 2, 3, 5]),
 ];
 
 const UINT8: i64 = 2;
@@ -55,7 +55,7 @@ impl Unsigned {
     /// The node with unsigned factors, if it has a signed one.
     ///
     /// # Errors
-    /// A product of which nothing tells whether it is one of unsigned and signed numbers.
+    /// A product whose second factor may be signed, as far as is known at deploy.
     pub fn rewrite(
         &mut self,
         editor: &mut Editor,
@@ -72,22 +72,27 @@ impl Unsigned {
             return Ok(node);
         }
         let is =
-            |(op, domain, _): &&(&str, &str, [usize; 3])| node.op() == *op && node.op_domain() == *domain;
+            |(op, domain, _): &&(&str, &str, [usize; 4])| node.op() == *op && node.op_domain() == *domain;
         let refuse = || {
             let place = Place { node: &node, label: node.label().to_owned() };
-            let reason = "the element types of its factors are not known at deploy, or not supported";
-            Err(place.refuse(format!("{reason}: products of 8 bits are not right on every processor")))
+            Err(place.refuse(
+                "its factors may be unsigned and signed numbers, whose products are not right on every processor",
+            ))
         };
         if (node.op(), node.op_domain()) == ("DynamicQuantizeLSTM", "com.microsoft") {
             let is_unsigned = [1, 2].iter().all(|i| element(*i) == Some(Element::Uint8));
             return if is_unsigned { Ok(node) } else { refuse() };
         }
-        let Some((_, _, [first, second, zero])) = PRODUCTS.iter().find(is) else { return Ok(node) };
-        match (element(*first), element(*second)) {
+        let Some((_, _, [first, first_zero, second, zero])) = PRODUCTS.iter().find(is) else {
+            return Ok(node);
+        };
+        // A zero point is of the type of its factor.
+        let first = element(*first).or_else(|| element(*first_zero));
+        match (first, element(*second).or_else(|| element(*zero))) {
             (_, Some(Element::Uint8)) => Ok(node),
             // The library computes these with wider numbers.
             (Some(Element::Int8), Some(Element::Int8)) => Ok(node),
-            (Some(Element::Uint8 | Element::Float), Some(Element::Int8)) => {
+            (_, Some(Element::Int8)) => {
                 self.shift(editor, &mut node, *second, *zero, facts);
                 Ok(node)
             }
