@@ -59,7 +59,7 @@ fn moves(host: &Host) -> [f64; 2] {
         scope.spawn(|| {
             while !is_over.load(Relaxed) {
                 let begun = Instant::now();
-                host.data().post("/fn/default/text-embed/", BODY).expect(200);
+                host.data().post("/fn/default/text-embed/", BODY.as_bytes()).expect(200);
                 let ms = begun.elapsed().as_secs_f64() * 1e3;
                 requests.lock().expect("no panic").push((Instant::now(), ms));
             }
@@ -85,7 +85,7 @@ fn moves(host: &Host) -> [f64; 2] {
         let holds = scope.spawn(move || host.data().get(&hold));
         std::thread::sleep(Duration::from_millis(500));
         // It is refused until the faster tier has given way.
-        let needs = || host.data().post("/fn/default/file-type/", "text").status;
+        let needs = || host.data().post("/fn/default/file-type/", b"text").status;
         let moved = scope.spawn(|| on_onnx_runtime(0.0));
         wait_for("the memory", PATIENCE, || (needs() == 200).then_some(()));
         ratios[1] = ratio(begun, moved.join().expect("no panic"));

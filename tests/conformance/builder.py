@@ -36,6 +36,7 @@ class Case:
         self.inputs = inputs  # name to array
         self.about = about  # operator, opset, types, attributes: for people and for the summary
         self.expected = []  # sets of outputs of which one has to come
+        self.own = []  # further ones that are right of ONNX Runtime, where ONNX leaves it open
 
 
 def attributes_of(spec):

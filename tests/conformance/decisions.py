@@ -33,9 +33,9 @@ def decide(case, runtime, reference):
     if op in ("ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "Hardmax", "ReduceLogSumExp") and has_nan(case):
         # ONNX gives what is not a number no place in the order of numbers, and ONNX Runtime finds it or not by its position.
         return "either"
-    if op == "Slice" and runtime[0].shape != reference[0].shape:
-        # ONNX Runtime reads the largest integer as "to the end" backwards, too, where ONNX says the least.
-        return "reference"
+    if op.startswith("Reduce") and runtime[0].dtype.kind in "iu":
+        # What a sum beyond its integers is, ONNX does not say; exact arithmetic has judged all others.
+        return "exact or either"
     if op == "ReduceMean" and is_empty(case):
         # "Reduction over an empty set of values yields undefined."
         return "either"

@@ -7,7 +7,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
-from decisions import decide
+import exact
+from decisions import decide, has_nan
 
 ort.set_default_logger_severity(4)
 warnings.filterwarnings("ignore")
@@ -77,6 +78,11 @@ def expect(case):
     second, _ = attempt(reference, case.model, case.inputs)
     if first is None and second is None:
         return None
+    third = lambda: attempt(lambda *_: exact.outputs(case, first or second), case.model, case.inputs)[0]
+    case.about["judges"] = "runtime" if second is None else "reference" if first is None else "both"
+    if case.about["op"] in ("MaxPool", "GlobalMaxPool") and first and has_nan(case):
+        # ONNX gives what is not a number no place in the order of numbers.
+        case.own = [first]
     strange = lambda a: a.dtype.kind == "f" and not np.isfinite(a).all()
     if case.about["op"] == "MaxPool" and first and len(first) == 1 and strange(next(iter(case.inputs.values()))):
         case.expected = [max_pool(case)]
@@ -87,12 +93,25 @@ def expect(case):
     if first is None or second is None:
         verdict = decide(case, first, second)
         given = [y for y in (first, second) if y is not None]
-        case.expected = [verdict] if isinstance(verdict, list) else given
-        return None
+        settled = third()
+        if settled is not None:
+            case.about["judges"] += ", exact"
+        case.expected = [verdict] if isinstance(verdict, list) else given if settled is None else [settled]
+        return None if settled is None or all_alike(given[0], settled) else "alone"
     if all_alike(first, second):
         case.expected = [first]
         return None
     verdict = decide(case, first, second)
+    if verdict in ("runtime", "exact or either"):
+        settled = third()
+        if settled is not None:
+            case.about["judges"] += ", exact"
+            case.expected = [settled]
+            return "exact: " + ("runtime" if all_alike(first, settled) else "reference" if all_alike(second, settled) else "neither")
+        if verdict == "runtime":
+            case.about["judges"] = "runtime"
+        else:
+            verdict = "either"
     if isinstance(verdict, list):
         case.expected = [verdict]
         return "exact"

@@ -21,11 +21,12 @@ def write(out, case):
         "model": len(model),
         "inputs": [describe(name, a) for name, a in case.inputs.items()],
         "expected": [[describe(n, a) for n, a in zip(names, y)] for y in case.expected],
+        "own": [[describe(n, a) for n, a in zip(names, y)] for y in case.own],
     }
     out.write(json.dumps(header, default=lambda x: x.item() if hasattr(x, "item") else str(x)).encode() + b"\n")
     out.write(model)
     for array in case.inputs.values():
         out.write(np.asarray(array).tobytes())
-    for outputs in case.expected:
+    for outputs in case.expected + case.own:
         for array in outputs:
             out.write(np.asarray(array).tobytes())

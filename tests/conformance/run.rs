@@ -1,9 +1,8 @@
-//! Gives cases to the preparation and to the embedded engine as a deploy and an invocation do, and says of
-//! each whether its
-//! numbers are right. `just conformance` makes the cases and reads the answers.
+//! Gives cases to the preparation and to an engine as a deploy and an invocation do, and says of each whether
+//! its numbers are right. `just conformance` makes the cases and reads the answers.
 //!
-//! `conformance FILE [--from N] [--outputs]`: a line of JSON for each case: its place, its verdict, and the
-//! reason.
+//! `conformance FILE [--from N] [--library LIBRARY]`: a line of JSON for each case: its place, its verdict,
+//! and the reason. The engine is the embedded one, or ONNX Runtime where its library is given.
 
 use serde::Deserialize;
 use std::error::Error;
@@ -13,7 +12,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use vesta_core::manifest::Encoding;
 use vesta_core::sample::Sample;
-use vesta_nn::{Backend, Form, ModelLimits, PreparedFiles, Rten, Tensor, TensorType, prepare};
+use vesta_nn::{
+    Backend, Form, ModelInfo, ModelLimits, OnnxRuntime, PrepareError, PreparedFiles, Rten, Tensor,
+    TensorType, prepare,
+};
 
 type Failure = Box<dyn Error>;
 
@@ -25,6 +27,9 @@ struct Header {
     inputs: Vec<Array>,
     /// Sets of outputs; each of them is right.
     expected: Vec<Vec<Array>>,
+    /// Sets that are right of ONNX Runtime, too.
+    #[serde(default)]
+    own: Vec<Vec<Array>>,
 }
 
 #[derive(Deserialize)]
@@ -38,6 +43,30 @@ struct Array {
     data: Vec<u8>,
 }
 
+enum Engine {
+    Rten,
+    OnnxRuntime(OnnxRuntime),
+}
+
+impl Engine {
+    fn backend(&self) -> &dyn Backend {
+        match self {
+            Engine::Rten => &Rten,
+            Engine::OnnxRuntime(engine) => engine,
+        }
+    }
+
+    fn prepare(&self, source: &Path, samples: &[Sample], dir: &Path) -> Result<ModelInfo, PrepareError> {
+        let limits = ModelLimits::default();
+        match self {
+            Engine::Rten => prepare(source, Encoding::Onnx, samples, dir, &limits),
+            Engine::OnnxRuntime(engine) => {
+                engine.prepare("conformance", (source, Encoding::Onnx), samples, None, dir, &limits)
+            }
+        }
+    }
+}
+
 enum Verdict {
     Right,
     RefusedAtDeploy(String),
@@ -46,12 +75,18 @@ enum Verdict {
 }
 
 fn main() -> Result<(), Failure> {
+    let usage = "usage: conformance FILE [--from N] [--library LIBRARY]";
     let mut args = std::env::args().skip(1);
-    let path = args.next().ok_or("usage: conformance FILE [--from N]")?;
-    let from = match args.next().as_deref() {
-        Some("--from") => args.next().ok_or("--from N")?.parse()?,
-        _ => 0,
-    };
+    let path = args.next().ok_or(usage)?;
+    let (mut from, mut engine) = (0, Engine::Rten);
+    while let Some(option) = args.next() {
+        let value = args.next().ok_or(usage)?;
+        match option.as_str() {
+            "--from" => from = value.parse()?,
+            "--library" => engine = Engine::OnnxRuntime(OnnxRuntime::open(Path::new(&value))?),
+            _ => return Err(usage.into()),
+        }
+    }
     std::panic::set_hook(Box::new(|_| {}));
     let scratch = tempfile::Builder::new().prefix("conformance").tempdir_in(scratch())?;
     let mut file = BufReader::new(File::open(path)?);
@@ -64,7 +99,8 @@ fn main() -> Result<(), Failure> {
         let mut header: Header = serde_json::from_str(&line)?;
         let mut model = vec![0; header.model];
         file.read_exact(&mut model)?;
-        for array in header.inputs.iter_mut().chain(header.expected.iter_mut().flatten()) {
+        let outputs = header.expected.iter_mut().chain(&mut header.own).flatten();
+        for array in header.inputs.iter_mut().chain(outputs) {
             array.data = vec![0; array.bytes];
             file.read_exact(&mut array.data)?;
         }
@@ -73,7 +109,7 @@ fn main() -> Result<(), Failure> {
         }
         let dir = scratch.path().join("case");
         std::fs::create_dir_all(&dir)?;
-        let verdict = catch_unwind(AssertUnwindSafe(|| judge(&header, &model, &dir)))
+        let verdict = catch_unwind(AssertUnwindSafe(|| judge(&engine, &header, &model, &dir)))
             .unwrap_or_else(|_| Ok(Verdict::Wrong("the preparation panicked".into())))?;
         std::fs::remove_dir_all(&dir)?;
         let (verdict, reason) = match verdict {
@@ -96,18 +132,22 @@ fn scratch() -> &'static Path {
     if memory.is_dir() { memory } else { Path::new("/tmp") }
 }
 
-fn judge(header: &Header, model: &[u8], dir: &Path) -> Result<Verdict, Failure> {
+fn judge(engine: &Engine, header: &Header, model: &[u8], dir: &Path) -> Result<Verdict, Failure> {
     let source = dir.join("source");
     std::fs::write(&source, model)?;
     let samples: Vec<Sample> = header.inputs.iter().map(sample).collect();
-    let prepared = match prepare(&source, Encoding::Onnx, &samples, dir, &ModelLimits::default()) {
+    let prepared = match engine.prepare(&source, &samples, dir) {
         Ok(info) if !info.reduced.is_empty() => {
             return Ok(Verdict::RefusedAtDeploy(format!("reduced-precision: {}", info.reduced.join("; "))));
         }
         Ok(info) => info,
         Err(e) => return Ok(Verdict::RefusedAtDeploy(format!("{}: {e}", e.code()))),
     };
-    let graph = Rten.load(PreparedFiles::open(dir)?, Form::Mapped)?;
+    let own = match engine {
+        Engine::Rten => &[][..],
+        Engine::OnnxRuntime(_) => &header.own,
+    };
+    let graph = engine.backend().load(PreparedFiles::open(dir)?, Form::Mapped)?;
     let mut inputs = Vec::new();
     for array in &header.inputs {
         let Some(port) = prepared.signature.inputs.iter().find(|p| p.name == array.name) else { continue };
@@ -117,13 +157,13 @@ fn judge(header: &Header, model: &[u8], dir: &Path) -> Result<Verdict, Failure> 
         ));
     }
     let mut result = None;
-    Rten.on_threads(1, &mut || result = Some(graph.run(inputs.clone())));
+    engine.backend().on_threads(1, &mut || result = Some(graph.run(inputs.clone())));
     let outputs = match result.ok_or("the engine did not run")? {
         Ok(run) => run.outputs,
         Err(e) => return Ok(Verdict::RefusedAtRun(format!("{}: {e}", e.code()))),
     };
     let mut why = "nothing is expected, but it runs".to_owned();
-    for (place, expected) in header.expected.iter().enumerate() {
+    for (place, expected) in header.expected.iter().chain(own).enumerate() {
         match compare(expected, &outputs) {
             Ok(()) => return Ok(Verdict::Right),
             Err(reason) if place == 0 => why = reason,

@@ -23,10 +23,23 @@ pub struct Checked {
     weights_bytes: u64,
 }
 
-/// Checks everything but operators and ports.
+/// The engine that a model is checked for. ONNX Runtime has element types that the default engine lacks, and
+/// may run loops: what a loop costs is bounded by the limits of the process that runs it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target {
+    Rten,
+    OnnxRuntime,
+}
+
+/// Checks everything but operators and ports, for the default engine.
 pub fn model(model: &ModelProto, limits: &ModelLimits) -> Result<Checked, PrepareError> {
+    model_for(Target::Rten, model, limits)
+}
+
+/// The same for any engine.
+pub fn model_for(target: Target, model: &ModelProto, limits: &ModelLimits) -> Result<Checked, PrepareError> {
     let graph = model.graph.as_ref().ok_or_else(|| PrepareError::NotOnnx("it has no graph".into()))?;
-    let mut check = Check { limits, found: Checked { opset: opset(model)?, ..Checked::default() } };
+    let mut check = Check { target, limits, found: Checked { opset: opset(model)?, ..Checked::default() } };
     check.graph(graph, None, 0)?;
     Ok(check.found)
 }
@@ -74,6 +87,7 @@ impl Scope<'_> {
 }
 
 struct Check<'l> {
+    target: Target,
     limits: &'l ModelLimits,
     found: Checked,
 }
@@ -128,7 +142,8 @@ impl Check<'_> {
         if node.op().is_empty() {
             return Err(PrepareError::Graph(format!("node {:?} has no operator", node.label())));
         }
-        if matches!(node.op(), "Loop" | "Scan") && node.op_domain().is_empty() && !self.limits.loops {
+        let loops = self.limits.loops || self.target == Target::OnnxRuntime;
+        if matches!(node.op(), "Loop" | "Scan") && node.op_domain().is_empty() && !loops {
             return Err(PrepareError::Unbounded { op: node.op().into(), node: label() });
         }
         let operator = (node.op_domain().to_owned(), node.op().to_owned());
@@ -172,11 +187,14 @@ impl Check<'_> {
     fn tensor(&mut self, tensor: &TensorProto) -> Result<(), PrepareError> {
         self.found.tensors += 1;
         self.at_most("tensors", self.found.tensors, self.limits.tensors_max)?;
-        let (element, count) = sound(tensor, self.limits)?;
+        let Sound { bits, count, bytes } = sound(self.target, tensor, self.limits)?;
         self.found.parameters = self.found.parameters.saturating_add(count);
-        let engine_bytes = if matches!(element, Element::Uint8 | Element::Int8) { 1 } else { 4 };
-        self.found.weights_bytes =
-            self.found.weights_bytes.saturating_add(count.saturating_mul(engine_bytes));
+        let engine_bytes = match self.target {
+            // It keeps all but numbers of 8 bits in 32.
+            Target::Rten => count.saturating_mul(if bits == 8 && !is_bool(tensor) { 1 } else { 4 }),
+            Target::OnnxRuntime => bytes,
+        };
+        self.found.weights_bytes = self.found.weights_bytes.saturating_add(engine_bytes);
         self.at_most("bytes of weights", self.found.weights_bytes, self.limits.weights_bytes_max)?;
         Ok(())
     }
@@ -186,14 +204,28 @@ impl Check<'_> {
     }
 }
 
-/// Whether a tensor holds what it says: its element type and the number of its elements.
-fn sound(tensor: &TensorProto, limits: &ModelLimits) -> Result<(Element, u64), PrepareError> {
+/// A tensor that holds what it says.
+struct Sound {
+    /// Bits of an element.
+    bits: u64,
+    /// Number of elements.
+    count: u64,
+    bytes: u64,
+}
+
+fn is_bool(tensor: &TensorProto) -> bool {
+    tensor.data_type.and_then(Element::from_number) == Some(Element::Bool)
+}
+
+/// Whether a tensor holds what it says.
+fn sound(target: Target, tensor: &TensorProto, limits: &ModelLimits) -> Result<Sound, PrepareError> {
     let name = || tensor.label().to_owned();
     if tensor.data_location == Some(EXTERNAL) || !tensor.external_data.is_empty() {
         return Err(PrepareError::ExternalData { name: name() });
     }
     let number = tensor.data_type.unwrap_or_default();
-    let Some(element) = Element::from_number(number) else {
+    let has = target == Target::OnnxRuntime || Element::from_number(number).is_some();
+    let Some(bits) = element_bits(number).filter(|_| has) else {
         return Err(PrepareError::ElementType { name: name(), ty: element_name(number) });
     };
     let wrong =
@@ -210,25 +242,28 @@ fn sound(tensor: &TensorProto, limits: &ModelLimits) -> Result<(Element, u64), P
         count = count.checked_mul(dim).ok_or_else(|| wrong("it has more elements than 64 bits count"))?;
     }
     let expected = count
-        .checked_mul(element.size_bytes())
+        .checked_mul(bits)
+        .map(|bits| bits.div_ceil(8))
         .ok_or_else(|| wrong("it has more bytes than 64 bits count"))?;
-    let got = stored_bytes(tensor, element);
+    let got = stored_bytes(tensor, number, bits);
     if got != expected {
         return Err(PrepareError::TensorLies { name: name(), dims: tensor.dims.clone(), expected, got });
     }
-    Ok((element, count))
+    Ok(Sound { bits, count, bytes: expected })
 }
 
 /// Bytes that a tensor has, in its raw data or in the typed list of its element type.
-fn stored_bytes(tensor: &TensorProto, element: Element) -> u64 {
+fn stored_bytes(tensor: &TensorProto, number: i32, bits: u64) -> u64 {
     if let Some(raw) = &tensor.raw_data {
         return raw.len() as u64;
     }
-    let count = match element {
-        Element::Float => tensor.float_data.len(),
-        Element::Int64 => tensor.int64_data.len(),
-        Element::Double => tensor.double_data.len(),
+    let count = match element_name(number).as_str() {
+        "float" => tensor.float_data.len(),
+        "int64" => tensor.int64_data.len(),
+        "double" => tensor.double_data.len(),
+        "uint32" | "uint64" => tensor.uint64_data.len(),
         _ => tensor.int32_data.len(),
     };
-    (count as u64).saturating_mul(element.size_bytes())
+    // A number of the list holds a whole byte at least.
+    (count as u64).saturating_mul(bits.max(8) / 8)
 }

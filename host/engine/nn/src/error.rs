@@ -72,6 +72,10 @@ pub fn another_engine_may_help(code: &str) -> bool {
             | "trial-run-failed"
             | "model-untried"
             | "reduced-precision"
+            // What a model is checked for depends on the engine's element types, and on its loops.
+            | "operator-unbounded"
+            | "element-type-not-supported"
+            | "port-not-supported"
     )
 }
 
@@ -95,7 +99,7 @@ pub enum PrepareError {
     #[error("operator not supported: {0}")]
     Operator(String),
     #[error(
-        "operator {op} of node {node:?} is not allowed: a loop's cost is not bounded by the shapes of its inputs"
+        "operator {op} of node {node:?} is not allowed on this engine: a loop's cost is not bounded by the shapes of its inputs"
     )]
     Unbounded { op: String, node: String },
     #[error("{port} {name:?}: {reason}")]

@@ -19,6 +19,7 @@ mod faster;
 mod guess;
 pub mod heap;
 mod info;
+mod inline;
 mod inputs;
 mod mapped;
 mod names;

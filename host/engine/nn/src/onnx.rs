@@ -45,13 +45,26 @@ pub struct StringStringEntryProto {
     pub value: Option<String>,
 }
 
-/// A function of the model itself; only its name is read, to say why an operator is not supported.
+/// A function of the model itself.
 #[derive(Clone, PartialEq, Message)]
 pub struct FunctionProto {
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
+    #[prost(string, repeated, tag = "4")]
+    pub input: Vec<String>,
+    #[prost(string, repeated, tag = "5")]
+    pub output: Vec<String>,
+    #[prost(message, repeated, tag = "7")]
+    pub node: Vec<NodeProto>,
+    #[prost(message, repeated, tag = "9")]
+    pub opset_import: Vec<OperatorSetIdProto>,
     #[prost(string, optional, tag = "10")]
     pub domain: Option<String>,
+    /// Attributes with a default.
+    #[prost(message, repeated, tag = "11")]
+    pub attribute_proto: Vec<AttributeProto>,
+    #[prost(string, optional, tag = "13")]
+    pub overload: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -353,9 +366,26 @@ impl Element {
     }
 }
 
+/// The number of an element type that the default engine lacks.
+pub const BFLOAT16: i32 = 16;
+
+/// Bits of one element in a file, by ONNX's number of its type. Elements of less than a byte share one.
+/// `None` for text, complex numbers and numbers that ONNX does not have.
+pub fn element_bits(number: i32) -> Option<u64> {
+    Some(match number {
+        2 | 3 | 9 | 17..=20 | 24 => 8,
+        4 | 5 | 10 | 16 => 16,
+        1 | 6 | 12 => 32,
+        7 | 11 | 13 => 64,
+        21..=23 => 4,
+        25 | 26 => 2,
+        _ => return None,
+    })
+}
+
 /// ONNX's name of an element type, supported or not.
 pub fn element_name(number: i32) -> String {
-    const NAMES: [&str; 25] = [
+    const NAMES: [&str; 27] = [
         "undefined",
         "float",
         "uint8",
@@ -381,6 +411,8 @@ pub fn element_name(number: i32) -> String {
         "int4",
         "float4e2m1",
         "float8e8m0",
+        "uint2",
+        "int2",
     ];
     usize::try_from(number)
         .ok()

@@ -1,13 +1,14 @@
 //! Deploy-time work on a model, done once: check it, rewrite it so that it loads fast, try it.
 
+use crate::check::Target;
 use crate::dry_run::{self, Given, Trial};
 use crate::mapped::bytes_in;
 use crate::onnx::*;
 use crate::weights::{Written, take_weights};
 use crate::{
     GRAPH_FILE, INFO_FILE, LoadError, ModelInfo, ModelLimits, PORT_NAME_BYTES_MAX, Port, PrepareError, Rten,
-    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, mapped, names, precision, quirks, rewrite,
-    rten, softmax, table, wire,
+    Signature, TensorType, WEIGHTS_FILE, batching, check, depth, inline, mapped, names, precision, quirks,
+    rewrite, rten, softmax, table, wire,
 };
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -73,10 +74,10 @@ pub struct Read {
     pub source_bytes: u64,
 }
 
-/// Reads a file and checks all that does not depend on an engine.
-pub fn read(source: &Path, limits: &ModelLimits) -> Result<Read, PrepareError> {
+/// Reads a file and checks all but its operators and ports.
+pub fn read(target: Target, source: &Path, limits: &ModelLimits) -> Result<Read, PrepareError> {
     let (model, source_bytes) = decode(source, limits)?;
-    let checked = check::model(&model, limits)?;
+    let checked = check::model_for(target, &model, limits)?;
     let producer = producer(&model);
     Ok(Read { model, checked, producer, source_bytes })
 }
@@ -87,6 +88,7 @@ fn decode(source: &Path, limits: &ModelLimits) -> Result<(ModelProto, u64), Prep
     let source_bytes = bytes.len() as u64;
     wire::check(&bytes, limits.messages_max)?;
     let mut model = ModelProto::decode(bytes).map_err(|e| PrepareError::NotOnnx(e.to_string()))?;
+    inline::functions(&mut model, limits)?;
     names::give(&mut model);
     if let Some(graph) = &mut model.graph {
         without_weights_among_inputs(graph);
@@ -119,10 +121,10 @@ fn prepared(
     let given = check::model(&model, limits)?;
     let rewritten = rewrite::rewrite(&mut model, texts, given.opset, given.nodes, limits)?;
     let checked = check::model(&model, limits)?;
-    check_operators(&model, &checked)?;
+    check_operators(&checked)?;
     let producer = producer(&model);
     let graph = model.graph.get_or_insert_default();
-    let signature = signature(graph, limits)?;
+    let signature = signature(Target::Rten, graph, limits)?;
     let mut notes = rewritten.notes;
     if let Some(opset) = assumed {
         notes.push(format!("it imports no opset of the default domain; {opset} is assumed"));
@@ -136,7 +138,6 @@ fn prepared(
     check_depth(graph, limits)?;
     let may_merge = !batching::mixes_rows(graph);
     let weights = write_weights(out_dir, |file| take_weights(graph, file))?;
-    model.functions.clear();
     let graph_bytes = write_file(&out_dir.join(GRAPH_FILE), &model.encode_to_vec())?;
     drop(model);
     let mut info = ModelInfo {
@@ -230,7 +231,7 @@ fn map(source: &Path, limits: &ModelLimits) -> Result<Bytes, PrepareError> {
 }
 
 /// Names every operator that the engine does not know, each with a node that uses it.
-fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), PrepareError> {
+fn check_operators(checked: &check::Checked) -> Result<(), PrepareError> {
     let mut unknown = Vec::new();
     for ((domain, op), node) in &checked.operators {
         if table::has(domain, op)? {
@@ -240,17 +241,19 @@ fn check_operators(model: &ModelProto, checked: &check::Checked) -> Result<(), P
             unknown.push(format!("{op} (node {node:?}): {reason}"));
             continue;
         }
-        let own = model.functions.iter().any(|f| f.name.as_deref() == Some(op));
-        let hint = if own { ", a function of the model: inline functions before the upload" } else { "" };
         let domain = if domain.is_empty() { "ai.onnx" } else { domain };
-        unknown.push(format!("{op} (domain {domain}, node {node:?}{hint})"));
+        unknown.push(format!("{op} (domain {domain}, node {node:?})"));
     }
     if unknown.is_empty() { Ok(()) } else { Err(PrepareError::Operator(unknown.join("; "))) }
 }
 
 /// The model's inputs and outputs. Dimensions of 0 or less, which some exporters write for open ones, are
 /// opened.
-pub fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signature, PrepareError> {
+pub fn signature(
+    target: Target,
+    graph: &mut GraphProto,
+    limits: &ModelLimits,
+) -> Result<Signature, PrepareError> {
     let mut signature = Signature::default();
     for (kind, values, ports) in [
         ("input", &mut graph.input, &mut signature.inputs),
@@ -261,7 +264,7 @@ pub fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signatu
             return Err(PrepareError::TooMany { what: "inputs or outputs", got, max: limits.ports_max });
         }
         for value in values {
-            let port = port(kind, value, limits)?;
+            let port = port(target, kind, value, limits)?;
             if ports.iter().any(|p: &Port| p.name == port.name) {
                 return Err(PrepareError::Graph(format!("there are two {kind}s {:?}", port.name)));
             }
@@ -274,7 +277,12 @@ pub fn signature(graph: &mut GraphProto, limits: &ModelLimits) -> Result<Signatu
     Ok(signature)
 }
 
-fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) -> Result<Port, PrepareError> {
+fn port(
+    target: Target,
+    kind: &'static str,
+    value: &mut ValueInfoProto,
+    limits: &ModelLimits,
+) -> Result<Port, PrepareError> {
     let name = value.name.clone().unwrap_or_default();
     let refuse = |reason: String| PrepareError::Port { port: kind, name: name.clone(), reason };
     if name.is_empty() {
@@ -289,16 +297,8 @@ fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) ->
         return Err(refuse("it is not a tensor".into()));
     };
     let number = tensor.elem_type.unwrap_or_default();
-    let ty = match Element::from_number(number) {
-        Some(Element::Float) => TensorType::F32,
-        Some(Element::Bool) => TensorType::Bool,
-        Some(Element::Int8) => TensorType::I8,
-        Some(Element::Uint8) => TensorType::U8,
-        Some(Element::Int32) => TensorType::I32,
-        Some(Element::Int64) => TensorType::I64,
-        Some(Element::Float16) => TensorType::F16,
-        Some(Element::Double) => TensorType::F64,
-        None => return Err(refuse(format!("element type {} is not supported", element_name(number)))),
+    let Some(ty) = port_type(target, number) else {
+        return Err(refuse(format!("element type {} is not supported", element_name(number))));
     };
     let dims = tensor.shape.as_mut().map_or(&mut [][..], |s| &mut s.dim);
     if dims.len() as u64 > limits.rank_max {
@@ -318,6 +318,22 @@ fn port(kind: &'static str, value: &mut ValueInfoProto, limits: &ModelLimits) ->
         });
     }
     Ok(Port { name, ty, shape, ranked: tensor.shape.is_some() })
+}
+
+fn port_type(target: Target, number: i32) -> Option<TensorType> {
+    if target == Target::OnnxRuntime && number == BFLOAT16 {
+        return Some(TensorType::Bf16);
+    }
+    Some(match Element::from_number(number)? {
+        Element::Float => TensorType::F32,
+        Element::Bool => TensorType::Bool,
+        Element::Int8 => TensorType::I8,
+        Element::Uint8 => TensorType::U8,
+        Element::Int32 => TensorType::I32,
+        Element::Int64 => TensorType::I64,
+        Element::Float16 => TensorType::F16,
+        Element::Double => TensorType::F64,
+    })
 }
 
 pub const WRITE: &str = "write the prepared model";

@@ -1,6 +1,6 @@
-//! The table of operators: which of them are right on the embedded engine, in which element types, operator
-//! sets and attributes.
-//! It is the file `operators.toml` beside this one, which people read as well.
+//! Tables of operators: which of them are right on an engine, in which element types, operator sets and
+//! attributes. That of the embedded engine is the file `operators.toml` beside this one, which people read as
+//! well. It names all that is right; ONNX Runtime's names what is not (`onnx_runtime/rules.rs`).
 
 use crate::PrepareError;
 use crate::conditions;
@@ -14,7 +14,9 @@ const TEXT: &str = include_str!("operators.toml");
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
+pub struct Table {
+    /// The engine's name in messages.
+    engine: String,
     /// Names for lists of element types.
     types: BTreeMap<String, Vec<String>>,
     /// By operator; one of another domain is written `domain.Operator`.
@@ -46,6 +48,12 @@ struct Operator {
     /// Attributes that have to be absent, each with the reason.
     #[serde(default)]
     without: BTreeMap<String, String>,
+    /// Inputs that have to be absent, by number, each with the reason.
+    #[serde(default)]
+    without_inputs: BTreeMap<String, String>,
+    /// Element types of the first input that are not right, each with the reason.
+    #[serde(default)]
+    refused_types: BTreeMap<String, String>,
     /// Conditions that are written in Rust; see `conditions.rs`.
     #[serde(default)]
     conditions: Vec<String>,
@@ -57,8 +65,7 @@ struct Operator {
 
 fn table() -> Result<&'static Table, PrepareError> {
     static TABLE: OnceLock<Result<Table, String>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| toml::from_str(TEXT).map_err(|e| e.to_string()));
-    table.as_ref().map_err(|e| PrepareError::Engine(format!("the table of operators cannot be read: {e}")))
+    Table::once(&TABLE, TEXT)
 }
 
 /// Where a node stands, for messages: its name, or its operator and its number among those.
@@ -93,26 +100,54 @@ fn key(domain: &str, op: &str) -> String {
 /// What the table does not have, with the reason.
 pub fn check(place: &Place<'_>, opset: i64, facts: &Facts) -> Result<Vec<Option<Element>>, PrepareError> {
     let (table, node) = (table()?, place.node);
-    let Some(operator) = table.operators.get(&key(node.op_domain(), node.op())) else {
+    if !table.operators.contains_key(&key(node.op_domain(), node.op())) {
         return Err(place.refuse("the embedded engine does not have it"));
+    }
+    table.check_listed(place, opset, facts)?;
+    outputs(node, facts)
+}
+
+/// The element types of a node's outputs, where they are known; nothing is checked.
+pub fn outputs(node: &NodeProto, facts: &Facts) -> Result<Vec<Option<Element>>, PrepareError> {
+    let Some(operator) = table()?.operators.get(&key(node.op_domain(), node.op())) else {
+        return Ok(Vec::new());
     };
-    if let Some(reason) = &operator.refused {
-        return Err(place.refuse(reason));
-    }
-    if let Some([first, last]) = operator.opsets
-        && !(first..=last).contains(&opset)
-    {
-        return Err(place.refuse(format!("operator set {opset} is not supported; {first} to {last} are")));
-    }
-    table.inputs(operator, place, facts)?;
-    operator.attributes(place)?;
-    for name in &operator.conditions {
-        conditions::check(name, node, opset, facts).map_err(|reason| place.refuse(reason))?;
-    }
     Ok((0..node.output.len()).map(|i| operator.output(i, node, facts)).collect())
 }
 
 impl Table {
+    /// The table of a text, which is read once.
+    pub fn once(
+        cell: &'static OnceLock<Result<Table, String>>,
+        text: &str,
+    ) -> Result<&'static Table, PrepareError> {
+        let table = cell.get_or_init(|| toml::from_str(text).map_err(|e| e.to_string()));
+        table
+            .as_ref()
+            .map_err(|e| PrepareError::Engine(format!("the table of operators cannot be read: {e}")))
+    }
+
+    /// Checks a node that the table has, and says nothing of others.
+    pub fn check_listed(&self, place: &Place<'_>, opset: i64, facts: &Facts) -> Result<(), PrepareError> {
+        let node = place.node;
+        let Some(operator) = self.operators.get(&key(node.op_domain(), node.op())) else { return Ok(()) };
+        if let Some(reason) = &operator.refused {
+            return Err(place.refuse(reason));
+        }
+        if let Some([first, last]) = operator.opsets
+            && !(first..=last).contains(&opset)
+        {
+            return Err(place.refuse(format!("operator set {opset} is not supported; {first} to {last} are")));
+        }
+        self.inputs(operator, place, facts)?;
+        self.attributes(operator, place)?;
+        operator.refusals(place, facts)?;
+        for name in &operator.conditions {
+            conditions::check(name, node, opset, facts).map_err(|reason| place.refuse(reason))?;
+        }
+        Ok(())
+    }
+
     fn allows(&self, names: &str, element: Element) -> bool {
         names.split(' ').any(|name| match self.types.get(name) {
             Some(list) => list.iter().any(|t| t == element.name()),
@@ -129,32 +164,28 @@ impl Table {
             };
             if !self.allows(names, element) {
                 let name = element.name();
-                return Err(
-                    place.refuse(format!("the embedded engine does not compute it with {name} as input {i}"))
-                );
+                let engine = &self.engine;
+                return Err(place.refuse(format!("{engine} does not compute it with {name} as input {i}")));
             }
         }
         Ok(())
     }
-}
 
-impl Operator {
-    fn attributes(&self, place: &Place<'_>) -> Result<(), PrepareError> {
-        for (name, reason) in &self.without {
+    fn attributes(&self, operator: &Operator, place: &Place<'_>) -> Result<(), PrepareError> {
+        let engine = &self.engine;
+        for (name, reason) in &operator.without {
             if place.node.attribute(name).is_some() {
                 return Err(place.refuse(format!("attribute {name}: {reason}")));
             }
         }
-        for name in &self.required {
+        for name in &operator.required {
             if place.node.attribute(name).is_none() {
-                let allowed = self.attributes.get(name).map_or_else(String::new, |a| a.join(", "));
-                let why = format!(
-                    "attribute {name} has its default; the embedded engine is right with {allowed} alone"
-                );
+                let allowed = operator.attributes.get(name).map_or_else(String::new, |a| a.join(", "));
+                let why = format!("attribute {name} has its default; {engine} is right with {allowed} alone");
                 return Err(place.refuse(why));
             }
         }
-        for (name, allowed) in &self.attributes {
+        for (name, allowed) in &operator.attributes {
             let Some(attribute) = place.node.attribute(name) else { continue };
             let got = match (&attribute.s, attribute.i) {
                 (Some(text), _) => String::from_utf8_lossy(text).into_owned(),
@@ -163,12 +194,27 @@ impl Operator {
             };
             if !allowed.contains(&got) {
                 let allowed = allowed.join(", ");
-                let why =
-                    format!("attribute {name} is {got:?}; the embedded engine is right with {allowed} alone");
+                let why = format!("attribute {name} is {got:?}; {engine} is right with {allowed} alone");
                 return Err(place.refuse(why));
             }
         }
         Ok(())
+    }
+}
+
+impl Operator {
+    fn refusals(&self, place: &Place<'_>, facts: &Facts) -> Result<(), PrepareError> {
+        for (number, reason) in &self.without_inputs {
+            let given = number.parse().ok().and_then(|i: usize| place.node.input.get(i));
+            if given.is_some_and(|name| !name.is_empty()) {
+                return Err(place.refuse(format!("input {number}: {reason}")));
+            }
+        }
+        let element = facts.input(place.node, 0).and_then(|f| f.element);
+        match element.and_then(|element| self.refused_types.get(element.name())) {
+            Some(reason) => Err(place.refuse(reason)),
+            None => Ok(()),
+        }
     }
 
     fn output(&self, index: usize, node: &NodeProto, facts: &Facts) -> Option<Element> {
@@ -195,19 +241,31 @@ impl Operator {
 }
 
 #[cfg(test)]
+impl Table {
+    /// Whether all that it names exists.
+    pub fn check_names(&self) {
+        let known = |name: &str| self.types.contains_key(name) || Element::from_name(name).is_some();
+        for (list, types) in &self.types {
+            assert!(types.iter().all(|t| Element::from_name(t).is_some()), "{list}");
+        }
+        for (op, operator) in &self.operators {
+            assert!(operator.inputs.iter().all(|i| i.split(' ').all(known)), "{op}");
+            assert!(operator.refused_types.keys().all(|t| Element::from_name(t).is_some()), "{op}");
+            assert!(operator.without_inputs.keys().all(|i| i.parse::<usize>().is_ok()), "{op}");
+            assert!(operator.conditions.iter().all(|c| conditions::NAMES.contains(&c.as_str())), "{op}");
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_table_names_only_what_there_is() {
         let table = table().expect("a table");
-        let known = |name: &str| table.types.contains_key(name) || Element::from_name(name).is_some();
-        for (list, types) in &table.types {
-            assert!(types.iter().all(|t| Element::from_name(t).is_some()), "{list}");
-        }
+        table.check_names();
         for (op, operator) in &table.operators {
-            assert!(operator.inputs.iter().all(|i| i.split(' ').all(known)), "{op}");
-            assert!(operator.conditions.iter().all(|c| conditions::NAMES.contains(&c.as_str())), "{op}");
             assert!(
                 operator.refused.is_some() || !operator.inputs.is_empty() || op.contains("Constant"),
                 "{op}"

@@ -46,8 +46,8 @@ pub fn take_initializers(graph: &mut GraphProto, out: impl Write) -> io::Result<
     let order = Order::of(graph);
     let mut large = Vec::new();
     for tensor in &mut graph.initializer {
-        let element = tensor.data_type.and_then(Element::from_number).map_or(0, Element::size_bytes);
-        let bytes = elements_times(tensor, element);
+        let bits = tensor.data_type.and_then(element_bits).unwrap_or(0);
+        let bytes = elements_times(tensor, bits).div_ceil(8);
         if bytes > INLINE_BYTES_MAX {
             let name = tensor.name.clone();
             large.push((order.place(name.as_deref(), bytes), name, tensor));
@@ -163,20 +163,18 @@ fn engine_bytes(tensor: &TensorProto) -> u64 {
     elements_times(tensor, element)
 }
 
-fn elements_times(tensor: &TensorProto, element_bytes: u64) -> u64 {
-    tensor
-        .dims
-        .iter()
-        .fold(element_bytes, |bytes, &dim| bytes.saturating_mul(u64::try_from(dim).unwrap_or(0)))
+fn elements_times(tensor: &TensorProto, size: u64) -> u64 {
+    tensor.dims.iter().fold(size, |size, &dim| size.saturating_mul(u64::try_from(dim).unwrap_or(0)))
 }
 
-/// The element type of a tensor and its bytes, as they are.
-fn own_data(tensor: &TensorProto) -> Option<(i32, Bytes)> {
+/// The element type of a tensor and its bytes, as they are. Types that the default engine lacks are taken
+/// where the file has them as bytes, as all writers of large tensors do.
+pub fn own_data(tensor: &TensorProto) -> Option<(i32, Bytes)> {
     let number = tensor.data_type?;
-    let element = Element::from_number(number)?;
     if let Some(raw) = &tensor.raw_data {
         return Some((number, raw.clone()));
     }
+    let element = Element::from_number(number)?;
     let typed = &tensor.int32_data;
     let data = match element {
         Element::Float => bytes_of(&tensor.float_data, |v| v.to_le_bytes()),

@@ -7,6 +7,7 @@ use crate::PrepareError;
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Model,
+    Function,
     Graph,
     Node,
     Attribute,
@@ -16,6 +17,7 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Model => "model",
+            Self::Function => "function",
             Self::Graph => "graph",
             Self::Node => "node",
             Self::Attribute => "attribute",
@@ -26,8 +28,9 @@ impl Kind {
     fn child(self, field: u64) -> Option<Self> {
         match (self, field) {
             (Self::Model, 7) | (Self::Attribute, 6 | 11) => Some(Self::Graph),
-            (Self::Graph, 1) => Some(Self::Node),
-            (Self::Node, 5) => Some(Self::Attribute),
+            (Self::Model, 25) => Some(Self::Function),
+            (Self::Graph, 1) | (Self::Function, 7) => Some(Self::Node),
+            (Self::Node, 5) | (Self::Function, 11) => Some(Self::Attribute),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! The weights of a prepared graph as tensors over the mapped file, so that the library copies none of them.
 
 use super::value::Value;
-use crate::onnx::{Element, ModelProto, TensorProto};
+use crate::onnx::{ModelProto, TensorProto, element_bits};
 use ort::memory::MemoryInfo;
 use ort::sys::ONNXTensorElementDataType as Type;
 use prost::Message;
@@ -44,17 +44,36 @@ fn place<'w>(tensor: &TensorProto, weights: &'w [u8]) -> Option<(Type, &'w [u8])
     };
     let (from, length) = (number("offset")?, number("length")?);
     let data = weights.get(from..from.checked_add(length)?)?;
-    let (element, size) = match Element::from_number(tensor.data_type?)? {
-        Element::Float => (Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4),
-        Element::Uint8 => (Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, 1),
-        Element::Int8 => (Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, 1),
-        Element::Int32 => (Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, 4),
-        Element::Int64 => (Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, 8),
-        Element::Bool => (Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL, 1),
-        Element::Float16 => (Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, 2),
-        Element::Double => (Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE, 8),
-    };
+    let number = tensor.data_type?;
+    let bits = usize::try_from(element_bits(number)?).ok()?;
     let elements =
         tensor.dims.iter().try_fold(1usize, |n, &dim| n.checked_mul(usize::try_from(dim).ok()?))?;
-    (elements.checked_mul(size)? == length).then_some((element, data))
+    let bytes = elements.checked_mul(bits)?.div_ceil(8);
+    (bytes == length).then_some((element_type(number)?, data))
+}
+
+/// The library's element type for one of ONNX.
+fn element_type(number: i32) -> Option<Type> {
+    Some(match number {
+        1 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        2 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        3 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        4 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
+        5 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
+        6 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        7 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        9 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+        10 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        11 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
+        12 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
+        13 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
+        16 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+        17 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN,
+        18 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FNUZ,
+        19 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2,
+        20 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2FNUZ,
+        21 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT4,
+        22 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4,
+        _ => return None,
+    })
 }

@@ -13,10 +13,15 @@ mod compare;
 mod external;
 mod graph;
 mod prepare;
+mod rewrites;
+mod rules;
+mod unsigned;
 mod value;
 
 pub use compare::{TRIAL_FILE, keep};
 pub use prepare::LEFT_FILE;
+#[cfg(test)]
+pub use rules::apply as apply_rules;
 
 use crate::mapped::{MappedWeights, bytes_in};
 use crate::onnx::*;

@@ -2,12 +2,12 @@
 //! whether a file is sound and within bounds; then the library's own optimiser, once; then a trial run.
 
 use super::compare::{self, Kept};
-use super::{NAME, OnnxRuntime, compat};
+use super::{NAME, OnnxRuntime, compat, rules};
 use crate::batching;
+use crate::check::Target;
 use crate::dry_run::{self, Given};
-use crate::guess::add_used;
 use crate::mapped::bytes_of;
-use crate::onnx::{Element, GraphProto, ModelProto, TensorProto};
+use crate::onnx::{BFLOAT16, Element, GraphProto, ModelProto};
 use crate::prepare::{self, Read, WRITE, read, signature, write_file, write_info};
 use crate::weights::{Written, take_initializers};
 use crate::{
@@ -54,14 +54,13 @@ impl OnnxRuntime {
         limits: &ModelLimits,
     ) -> Result<ModelInfo, PrepareError> {
         let Encoding::Onnx = encoding;
-        let Read { mut model, checked, producer, source_bytes } = read(source, limits)?;
-        refuse_functions(&mut model, checked.operators.keys())?;
+        let Read { mut model, checked, producer, source_bytes } = read(Target::OnnxRuntime, source, limits)?;
         let graph = model.graph.get_or_insert_default();
-        let signature = signature(graph, limits)?;
+        let signature = signature(Target::OnnxRuntime, graph, limits)?;
+        rules::apply(graph, checked.opset)?;
         prepare::check_depth(graph, limits)?;
         // The library takes no graph without a name.
         graph.name.get_or_insert_with(|| "graph".into());
-        without_unused_weights(graph);
         name_apart(graph, &mut HashSet::new());
         let may_merge = !batching::mixes_rows(graph);
         let written = write_model(&model_without_weights(model, out_dir)?, out_dir)?;
@@ -203,36 +202,6 @@ fn write_model((model, weights): &(ModelProto, Written), dir: &Path) -> Result<P
     Ok(Prepared { weights: weights.clone(), graph_bytes })
 }
 
-/// The bodies of a model's own functions are not read, so that they cannot be checked.
-fn refuse_functions<'a>(
-    model: &mut ModelProto,
-    operators: impl Iterator<Item = &'a (String, String)>,
-) -> Result<(), PrepareError> {
-    let functions = std::mem::take(&mut model.functions);
-    let is_own = |(domain, op): &&(String, String)| {
-        functions
-            .iter()
-            .any(|f| f.name.as_deref() == Some(op) && f.domain.as_deref().unwrap_or_default() == domain)
-    };
-    let own: Vec<String> = operators
-        .filter(is_own)
-        .map(|(domain, op)| {
-            format!("{op} (domain {domain}), a function of the model: inline functions before the upload")
-        })
-        .collect();
-    if own.is_empty() { Ok(()) } else { Err(PrepareError::Operator(own.join("; "))) }
-}
-
-/// The library forgets a weight that nothing reads, and then does not find it when it is given.
-fn without_unused_weights(graph: &mut GraphProto) {
-    let mut used = HashSet::new();
-    add_used(graph, &mut used);
-    let is_used = |tensor: &TensorProto| used.contains(tensor.name.as_deref().unwrap_or_default());
-    let keep: Vec<bool> = graph.initializer.iter().map(is_used).collect();
-    let mut keep = keep.into_iter();
-    graph.initializer.retain(|_| keep.next().unwrap_or(true));
-}
-
 /// Gives nodes other names where two have the same, which the library does not take.
 fn name_apart(graph: &mut GraphProto, names: &mut HashSet<String>) {
     for node in &mut graph.node {
@@ -256,7 +225,9 @@ fn has_16_bits(dir: &Path, signature: &Signature) -> Result<bool, PrepareError> 
     }
     let read = dry_run::read_graph(dir);
     let model = read.map_err(|source| PrepareError::Io { action: "read the prepared model", source })?;
-    let is_16 = |number: Option<i32>| number.and_then(Element::from_number) == Some(Element::Float16);
+    let is_16 = |number: Option<i32>| {
+        number.is_some_and(|n| n == BFLOAT16 || Element::from_number(n) == Some(Element::Float16))
+    };
     let has = |graph: &GraphProto| graph.initializer.iter().any(|tensor| is_16(tensor.data_type));
     Ok(model.graph.as_ref().is_some_and(has))
 }

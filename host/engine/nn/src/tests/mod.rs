@@ -4,9 +4,11 @@ pub(crate) mod build;
 mod confine;
 mod digits;
 mod exact;
+mod exact_onnx_runtime;
 mod exported;
 mod functions;
 mod hostile;
+mod inlined;
 #[path = "../../../../../tests/support/mutate.rs"]
 mod mutate;
 mod mutated;

@@ -41,13 +41,13 @@ pub fn engine() -> Option<&'static OnnxRuntime> {
     ENGINE.get_or_init(open).as_ref()
 }
 
-struct Loaded {
+pub struct Loaded {
     _dir: TempDir,
     info: ModelInfo,
-    graph: Arc<dyn Graph>,
+    pub graph: Arc<dyn Graph>,
 }
 
-fn prepare(
+pub fn prepare(
     engine: &OnnxRuntime,
     model: &ModelProto,
     samples: &[Sample],
@@ -60,7 +60,7 @@ fn prepare(
     (dir, info)
 }
 
-fn load(engine: &OnnxRuntime, model: &ModelProto) -> Loaded {
+pub fn load(engine: &OnnxRuntime, model: &ModelProto) -> Loaded {
     let (dir, info) = prepare(engine, model, &[]);
     let info = info.expect("prepared");
     let graph =
@@ -68,7 +68,7 @@ fn load(engine: &OnnxRuntime, model: &ModelProto) -> Loaded {
     Loaded { _dir: dir, info, graph }
 }
 
-fn run(graph: &dyn Graph, inputs: Vec<(&str, Tensor)>) -> Result<Vec<Tensor>, RunError> {
+pub fn run(graph: &dyn Graph, inputs: Vec<(&str, Tensor)>) -> Result<Vec<Tensor>, RunError> {
     let inputs = inputs.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
     Ok(graph.run(inputs)?.outputs.into_iter().map(|(_, tensor)| tensor).collect())
 }
@@ -232,8 +232,16 @@ fn what_the_check_refuses_is_refused_for_this_engine_too() {
     lies.graph.as_mut().expect("a graph").initializer[0].dims = vec![3, 1_000_000];
     assert_eq!(refused(&lies), "tensor-lies");
     assert_eq!(refused(&unary(17, node("NoSuchOperator", &["x"], "y"), 1, &[1])), "engine-refused");
+    // A function of the model has another body than the operator that it is called after.
     let mut own = unary(17, node("Mine", &["x"], "y"), 1, &[1]);
-    own.functions.push(FunctionProto { name: Some("Mine".into()), domain: None });
+    let constant = NodeProto { attribute: vec![], ..node("Mine", &["a"], "b") };
+    own.functions.push(FunctionProto {
+        name: Some("Mine".into()),
+        input: vec!["a".into()],
+        output: vec!["b".into()],
+        node: vec![constant],
+        ..FunctionProto::default()
+    });
     assert_eq!(refused(&own), "operator-not-supported");
 }
 
