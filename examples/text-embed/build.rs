@@ -1,5 +1,5 @@
-//! Turns models/tokenizer.json into perfect hash tables for `src/tokenizer.rs`, so that an instance parses nothing.
-//! What the tokenizer's settings may be is checked here: only what the code does is accepted.
+//! Turns models/tokenizer.json into perfect hash tables for `src/tokenizer.rs`, so that an instance parses
+//! nothing. What the tokenizer's settings may be is checked here: only what the code does is accepted.
 
 use std::path::Path;
 use std::{env, fs};

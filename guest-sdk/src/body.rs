@@ -110,7 +110,8 @@ fn broken(fault: &StreamFault) -> Error {
 /// A body on its way out, given to the closure of [`Response::stream`](crate::Response::stream). It is an
 /// [`io::Write`] too, for `write!` and serde.
 ///
-/// Small writes are gathered: bytes are sent when 16 KiB have come together, at [`BodyWriter::flush`], and at the end.
+/// Small writes are gathered: bytes are sent when 16 KiB have come together, at [`BodyWriter::flush`], and at
+/// the end.
 pub struct BodyWriter {
     stream: OutputStream,
     buffer: Vec<u8>,
@@ -164,8 +165,8 @@ impl io::Write for BodyWriter {
     }
 }
 
-/// Writes all of `bytes`. The host says how much it takes at a time; a body within that costs two calls, neither
-/// of which waits.
+/// Writes all of `bytes`. The host says how much it takes at a time; a body within that costs two calls,
+/// neither of which waits.
 pub(crate) fn send(stream: &OutputStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let allowed = stream.check_write().map_err(|_| gone())? as usize;

@@ -32,8 +32,8 @@ impl Wake for Woken {
     }
 }
 
-/// Runs a future to its end. When it can't go on, the instance sleeps until the host says that something it waits
-/// for is ready; that time costs nothing.
+/// Runs a future to its end. When it can't go on, the instance sleeps until the host says that something it
+/// waits for is ready; that time costs nothing.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
@@ -60,8 +60,8 @@ fn wait_for_any() {
     WAITING.with_borrow_mut(|all| all.retain(|one| !one.ready.get()));
 }
 
-/// What a future waits for. A future that is dropped gives up its pollable at once: the host does not let go of a
-/// stream that still has one, and an instance may live on.
+/// What a future waits for. A future that is dropped gives up its pollable at once: the host does not let go
+/// of a stream that still has one, and an instance may live on.
 struct Registered(Rc<Waiting>);
 
 impl Drop for Registered {

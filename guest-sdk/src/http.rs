@@ -101,7 +101,8 @@ impl ClientRequest {
         Ok(self.with_header("content-type", "application/json").with_body(serde_json::to_vec(value)?))
     }
 
-    /// The longest wait for a connection, and again for the first byte of the answer. Without one: the host's own.
+    /// The longest wait for a connection, and again for the first byte of the answer. Without one: the host's
+    /// own.
     pub fn with_timeout(mut self, timeout: Duration) -> ClientRequest {
         self.timeout = Some(timeout);
         self

@@ -10,21 +10,20 @@
 //! }
 //! ```
 //!
-//! In a crate with `crate-type = ["cdylib"]`, `cargo build --target wasm32-wasip2 --release` makes a component of
-//! it that runs under Vesta, and under any other host of `wasi:http` 0.2 (and of `wasi:nn`, if it uses models).
-//! Nothing is imported but `wasi:` interfaces, and of those only what the function uses. The exception is
-//! `vesta:nn`, for what `wasi:nn` lacks: `bool` and `i8`, [`Model::signature`], [`Output::element_type`],
-//! and an
-//! [`&Output`](Output) as an input.
+//! In a crate with `crate-type = ["cdylib"]`, `cargo build --target wasm32-wasip2 --release` makes a
+//! component of it that runs under Vesta, and under any other host of `wasi:http` 0.2 (and of `wasi:nn`, if
+//! it uses models). Nothing is imported but `wasi:` interfaces, and of those only what the function uses. The
+//! exception is `vesta:nn`, for what `wasi:nn` lacks: `bool` and `i8`, [`Model::signature`],
+//! [`Output::element_type`], and an [`&Output`](Output) as an input.
 //!
 //! - [`Request`] and [`Response`]: HTTP, JSON through serde, streamed bodies. [`Error`] becomes an RFC 9457 problem.
 //! - [`Model`] and [`Tensor`]: inference by the host, on the models named in `vesta.toml`.
 //! - [`log`]: structured lines. [`http`]: requests to the hosts that `vesta.toml` names.
 //!
-//! Each request runs in an instance of its own: nothing is shared and nothing stays, `static`s included. (Unless
-//! `vesta.toml` allows reuse; then what is costly to make, a loaded [`Model`] for instance, is worth keeping in a `static`.)
-//! The handler may be an `async fn`; [`sleep`] and [`http::send_async`] then wait side by side.
-//! What is costly to prepare is prepared once, at deploy, by [`handler`]'s `init`.
+//! Each request runs in an instance of its own: nothing is shared and nothing stays, `static`s included.
+//! (Unless `vesta.toml` allows reuse; then what is costly to make, a loaded [`Model`] for instance, is worth
+//! keeping in a `static`.) The handler may be an `async fn`; [`sleep`] and [`http::send_async`] then wait
+//! side by side. What is costly to prepare is prepared once, at deploy, by [`handler`]'s `init`.
 #![warn(missing_docs)]
 
 mod any_tensor;

@@ -1,8 +1,8 @@
 //! Structured logs: `log::info!("...", key = value)`.
 //!
-//! A line is one JSON object on stderr, `{"level":"info","message":"...","key":...}`. Vesta adds the time, the
-//! function, the version and the invocation, and shows it with `vesta logs`. Lines are cut at 8 KiB, and after
-//! 64 KiB an invocation logs no more.
+//! A line is one JSON object on stderr, `{"level":"info","message":"...","key":...}`. Vesta adds the time,
+//! the function, the version and the invocation, and shows it with `vesta logs`. Lines are cut at 8 KiB, and
+//! after 64 KiB an invocation logs no more.
 //!
 //! ```
 //! use vesta_sdk::log;
@@ -12,8 +12,9 @@
 //! log::warn!("{} of {} images are blank", 2, 10, name = "batch-3");
 //! ```
 //!
-//! The message is formatted as by [`format!`]; after its arguments come fields, `key = value`, of any type that
-//! serde can write as JSON. Only values that are logged are written: there is no set-up and no logger to keep.
+//! The message is formatted as by [`format!`]; after its arguments come fields, `key = value`, of any type
+//! that serde can write as JSON. Only values that are logged are written: there is no set-up and no logger to
+//! keep.
 
 use std::fmt;
 use std::io::Write;

@@ -15,8 +15,8 @@ use crate::{Inputs, ModelError, Outputs, Signature};
 /// # Ok(scores.into_vec()) }
 /// ```
 ///
-/// Loading is cheap: the host holds the weights, and shares them between all instances. Where `vesta.toml` lets an instance
-/// serve several requests (`scaling.reuse`), a model can be kept in a `static`:
+/// Loading is cheap: the host holds the weights, and shares them between all instances. Where `vesta.toml`
+/// lets an instance serve several requests (`scaling.reuse`), a model can be kept in a `static`:
 ///
 /// ```no_run
 /// # use vesta_sdk::{Error, Model};

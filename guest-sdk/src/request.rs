@@ -154,8 +154,8 @@ impl Request {
         Ok(self.body.get_or_init(|| body))
     }
 
-    /// The body piece by piece, as it arrives: for bodies too large to hold. It can be taken once, and not after
-    /// [`Request::body`].
+    /// The body piece by piece, as it arrives: for bodies too large to hold. It can be taken once, and not
+    /// after [`Request::body`].
     ///
     /// # Errors
     /// 500 if the body was taken before.
@@ -191,8 +191,8 @@ impl Request {
 
     /// When the host will stop this invocation. Without such a limit: none.
     ///
-    /// The host says how much time was left when the function was called; the first call of this method adds that
-    /// to the present time. So call it before the long work.
+    /// The host says how much time was left when the function was called; the first call of this method adds
+    /// that to the present time. So call it before the long work.
     pub fn deadline(&self) -> Option<Instant> {
         *self.deadline.get_or_init(|| {
             let left_ms: u64 = self.header("vesta-deadline-ms")?.parse().ok()?;
@@ -200,7 +200,8 @@ impl Request {
         })
     }
 
-    /// The invocation's id, by which the host's logs and usage records name it. None under a host other than Vesta.
+    /// The invocation's id, by which the host's logs and usage records name it. None under a host other than
+    /// Vesta.
     pub fn invocation_id(&self) -> Option<String> {
         self.header("vesta-invocation-id")
     }

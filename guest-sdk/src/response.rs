@@ -53,7 +53,8 @@ impl Response {
         Response { status, headers: Vec::new(), content: Content::Whole(Vec::new()) }
     }
 
-    /// A body that is written piece by piece, after status and headers have been sent. Give it a `content-type`.
+    /// A body that is written piece by piece, after status and headers have been sent. Give it a
+    /// `content-type`.
     ///
     /// ```
     /// # use vesta_sdk::Response;

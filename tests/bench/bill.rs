@@ -1,5 +1,5 @@
-//! P6: the bill. What nobody is billed for and the platform does not own up to either; the bill of a guest against the
-//! kernel's count; the bill of one request on a quiet and on an oversubscribed machine.
+//! P6: the bill. What nobody is billed for and the platform does not own up to either; the bill of a guest
+//! against the kernel's count; the bill of one request on a quiet and on an oversubscribed machine.
 
 use crate::Effort;
 use crate::reference::MiniLm;

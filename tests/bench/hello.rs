@@ -1,8 +1,8 @@
-//! P3: the server's CPU time for a request of `hello`, over a bare hyper server that answers the same, and over
-//! `wasmtime serve` in the same mode. Each server has one core, and the client the other.
+//! P3: the server's CPU time for a request of `hello`, over a bare hyper server that answers the same, and
+//! over `wasmtime serve` in the same mode. Each server has one core, and the client the other.
 //!
-//! The client never sleeps: a server pays for waking a client that does (some 15 us on a virtual machine), which falls on
-//! whoever is slower than the client and not on bare hyper.
+//! The client never sleeps: a server pays for waking a client that does (some 15 us on a virtual machine),
+//! which falls on whoever is slower than the client and not on bare hyper.
 
 use crate::Effort;
 use crate::reference::Server;

@@ -1,8 +1,9 @@
-//! P10: the keep-alive policy on traces, by the product's own code. No time is measured: the figures are the same on every machine.
+//! P10: the keep-alive policy on traces, by the product's own code. No time is measured: the figures are the
+//! same on every machine.
 //!
-//! The traces are synthetic, after published statistics: 500 functions over 7 days for memory without a limit, 300 for fixed
-//! memory. `VESTA_TRACES` and `VESTA_BUDGET_TRACES` name other ones instead: CSV files, separated by commas, with the columns
-//! `function,memory_mb,cold_ms,time_s,calls`.
+//! The traces are synthetic, after published statistics: 500 functions over 7 days for memory without a
+//! limit, 300 for fixed memory. `VESTA_TRACES` and `VESTA_BUDGET_TRACES` name other ones instead: CSV files,
+//! separated by commas, with the columns `function,memory_mb,cold_ms,time_s,calls`.
 
 use crate::Effort;
 use crate::report::Line;

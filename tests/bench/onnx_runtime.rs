@@ -1,6 +1,6 @@
-//! P1b: a request to a scaled-to-zero `text-embed` until its answer, over a program that reads the original .onnx with
-//! ONNX Runtime and runs it once, both on one thread. The program is Python's (`just bench-setup` brings it); its start
-//! and its imports are not counted.
+//! P1b: a request to a scaled-to-zero `text-embed` until its answer, over a program that reads the original
+//! .onnx with ONNX Runtime and runs it once, both on one thread. The program is Python's (`just bench-setup`
+//! brings it); its start and its imports are not counted.
 
 use crate::Effort;
 use crate::reference::MiniLm;

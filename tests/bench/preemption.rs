@@ -1,4 +1,5 @@
-//! P7: what metering and preemption cost a computing guest, and how long others wait for one that does not end.
+//! P7: what metering and preemption cost a computing guest, and how long others wait for one that does not
+//! end.
 
 use crate::Effort;
 use crate::reference::Partner;
@@ -10,8 +11,8 @@ use vesta_tests::cores::{self, Side};
 use vesta_tests::load::{self, Connection};
 use vesta_tests::{Host, Package, guests};
 
-/// The CPU time of the same computation by the same component: in Vesta, with epochs, limits, meter and yields, over a
-/// plain wasmtime that has none of them.
+/// The CPU time of the same computation by the same component: in Vesta, with epochs, limits, meter and
+/// yields, over a plain wasmtime that has none of them.
 pub fn cost(effort: Effort) -> Vec<Line> {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), guests::fixture("rogue")).expect("write the component");
@@ -50,8 +51,8 @@ pub fn cost(effort: Effort) -> Vec<Line> {
     ]
 }
 
-/// A host on one core has one worker thread. Beside a guest on it that never ends, the health check (one wait for that
-/// thread) takes as much longer as the guest takes to yield.
+/// A host on one core has one worker thread. Beside a guest on it that never ends, the health check (one wait
+/// for that thread) takes as much longer as the guest takes to yield.
 pub fn yields(effort: Effort) -> Vec<Line> {
     let probes = if effort.quick { (50, Duration::from_secs(2)) } else { (1_000, Duration::from_secs(20)) };
     let host = cores::on(Side::Server, Host::start);
@@ -88,8 +89,8 @@ pub fn yields(effort: Effort) -> Vec<Line> {
     vec![Line::of("P7-yield", what, &longer, 2.0, true).at(0.99).unit("ms")]
 }
 
-/// The milliseconds of `count` requests one after another, each at another moment of the runaway's slice; of fewer where
-/// they take longer than `at_most`.
+/// The milliseconds of `count` requests one after another, each at another moment of the runaway's slice; of
+/// fewer where they take longer than `at_most`.
 async fn probe(address: &str, path: &str, key: &str, (count, at_most): (usize, Duration)) -> Vec<f64> {
     let mut connection = Connection::http1(address).await.expect("connect");
     let mut all = Vec::with_capacity(count);

@@ -113,7 +113,8 @@ impl Line {
         }
     }
 
-    /// The figure, its spread, the A/A run's spread, and the target, each as a reader wants it; empty where there is none.
+    /// The figure, its spread, the A/A run's spread, and the target, each as a reader wants it; empty where
+    /// there is none.
     fn columns(&self) -> [String; 4] {
         let percent = |samples: &[f64]| match samples.len() {
             0 | 1 => String::new(),
@@ -200,8 +201,8 @@ pub fn write(lines: &[Line]) {
     println!("\nwritten to target/bench: report.json, report.md, one SVG a figure");
 }
 
-/// Puts the table of the last run into BENCHMARKS.md, with that of the models where they were measured, and its
-/// plots beside the benchmarks.
+/// Puts the table of the last run into BENCHMARKS.md, with that of the models where they were measured, and
+/// its plots beside the benchmarks.
 pub fn publish() -> std::io::Result<()> {
     let document = vesta_tests::in_root("BENCHMARKS.md");
     let mut text = std::fs::read_to_string(&document)?;

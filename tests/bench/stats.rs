@@ -1,7 +1,7 @@
 //! Interleaved blocks, and what is made of their figures.
 
-/// Runs every variant once for nothing, and then, `rounds` times, all of them forwards and backwards (A B B A): what
-/// drifts on the machine falls on all alike. Gives each variant's two figures of every round.
+/// Runs every variant once for nothing, and then, `rounds` times, all of them forwards and backwards (A B B
+/// A): what drifts on the machine falls on all alike. Gives each variant's two figures of every round.
 pub fn interleaved(rounds: usize, variants: &mut [&mut dyn FnMut() -> f64]) -> Vec<Vec<[f64; 2]>> {
     for variant in variants.iter_mut() {
         variant();

@@ -1,5 +1,6 @@
-//! Tiers: requests to a busy `file-type` while it moves from the embedded engine to ONNX Runtime, and back when
-//! another function needs the memory. Their p99 in the seconds around each move, over that of the time before.
+//! Tiers: requests to a busy `file-type` while it moves from the embedded engine to ONNX Runtime, and back
+//! when another function needs the memory. Their p99 in the seconds around each move, over that of the time
+//! before.
 
 use crate::Effort;
 use crate::report::Line;

@@ -221,7 +221,8 @@ fn a_guest_that_never_ends_lets_others_run_on_the_only_worker() {
             })
             .collect();
         waits.sort();
-        // Two milliseconds where the machine does nothing else; 60 and more where the worker looks for input only now and then.
+        // Two milliseconds where the machine does nothing else; 60 and more where the worker looks for input
+        // only now and then.
         assert!(waits[10] < Duration::from_millis(30), "{waits:?}");
         assert!(!endless.is_finished(), "it ended before its time");
         assert_eq!(endless.join().expect("no panic"), 504);

@@ -9,8 +9,8 @@ use vesta_tests::{Host, PATIENCE, Package, wait_for};
 
 /// Square matrices.
 const LAYERS: usize = 24;
-/// Their side: 256 kB each, which the processor's caches hold, so that packing pays on a busy machine, too; and 4 MiB each, for which it
-/// pays only where others leave the memory's bandwidth.
+/// Their side: 256 kB each, which the processor's caches hold, so that packing pays on a busy machine, too;
+/// and 4 MiB each, for which it pays only where others leave the memory's bandwidth.
 const SMALL: usize = 256;
 const LARGE: usize = 1024;
 const ROWS: usize = 8;

@@ -1,4 +1,5 @@
-//! The examples' unchanged components run under a plain host of wasi:http and wasi:nn: nothing of ours is imported.
+//! The examples' unchanged components run under a plain host of wasi:http and wasi:nn: nothing of ours is
+//! imported.
 
 use bytes::Bytes;
 use http_body_util::Full;

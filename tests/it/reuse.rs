@@ -1,4 +1,5 @@
-//! Functions that let an instance serve several requests: what stays from one to the next, and what never does.
+//! Functions that let an instance serve several requests: what stays from one to the next, and what never
+//! does.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};

@@ -97,7 +97,8 @@ fn memory_costs_the_same_alone_and_beside_busy_neighbours() {
             let record = host.record(&reply.invocation());
             let (memory_ns, total_ns) = (number(&record, "memory_ns"), number(&record, "total_ns"));
             let least_ns = if least == "400 ms" { 400_000_000 } else { number(&record, least) };
-            // A run holds its memory for no longer than it takes by the wall, which its CPU time may pass a little.
+            // A run holds its memory for no longer than it takes by the wall, which its CPU time may pass a
+            // little.
             assert!((least_ns / 10 * 9..=total_ns).contains(&memory_ns), "{what}: {record}");
             (memory_ns, total_ns)
         };

@@ -8,8 +8,8 @@ pub enum Side {
     Server,
 }
 
-/// Runs `work` with this thread bound to the core of one side. The threads and processes that `work` starts inherit
-/// the core; this thread has its cores back afterwards. Where there is one core, both sides share it.
+/// Runs `work` with this thread bound to the core of one side. The threads and processes that `work` starts
+/// inherit the core; this thread has its cores back afterwards. Where there is one core, both sides share it.
 pub fn on<T>(side: Side, work: impl FnOnce() -> T) -> T {
     let before = sched_getaffinity(None).expect("the cores of this thread");
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| before.is_set(*core));

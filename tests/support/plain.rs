@@ -1,5 +1,5 @@
-//! A plain host of `wasi:http` and `wasi:nn`, of Wasmtime's own crates: what a component runs under elsewhere. No limits, no
-//! meter, no requests of the guest's.
+//! A plain host of `wasi:http` and `wasi:nn`, of Wasmtime's own crates: what a component runs under
+//! elsewhere. No limits, no meter, no requests of the guest's.
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;

@@ -1,4 +1,5 @@
-//! BERT's uncased WordPiece tokenizer, as models/tokenizer.json describes it; build.rs lays out its vocabulary.
+//! BERT's uncased WordPiece tokenizer, as models/tokenizer.json describes it; build.rs lays out its
+//! vocabulary.
 
 use unicode_categories::UnicodeCategories;
 use unicode_normalization::UnicodeNormalization;
@@ -72,8 +73,8 @@ fn normalized(text: &str) -> impl Iterator<Item = char> {
         .flat_map(char::to_lowercase)
 }
 
-/// The longest token that a word begins with, then the longest that continues it, and so on to its end. A word that
-/// can't be made up of tokens is unknown as a whole.
+/// The longest token that a word begins with, then the longest that continues it, and so on to its end. A
+/// word that can't be made up of tokens is unknown as a whole.
 fn pieces(word: &str, tokens: &mut Vec<u16>) {
     if word.is_empty() {
         return;

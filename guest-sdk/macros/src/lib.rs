@@ -18,11 +18,11 @@ use syn::{Error, FnArg, ItemFn, MetaNameValue, ReturnType};
 /// }
 /// ```
 ///
-/// `init = …` names a `fn()` that prepares what every request needs: a tokenizer, tables. The component exports it
-/// as `wizer-initialize`. Vesta calls it once, at deploy, and each instance begins with the memory that it left; on a
-/// host that does not do so it runs before an instance's first request. At deploy there is nothing of the host: an
-/// `init` that reads variables or the clock, draws random numbers (as a std `HashMap` does), opens a connection, loads
-/// a model or prints is refused.
+/// `init = …` names a `fn()` that prepares what every request needs: a tokenizer, tables. The component
+/// exports it as `wizer-initialize`. Vesta calls it once, at deploy, and each instance begins with the memory
+/// that it left; on a host that does not do so it runs before an instance's first request. At deploy there is
+/// nothing of the host: an `init` that reads variables or the clock, draws random numbers (as a std `HashMap`
+/// does), opens a connection, loads a model or prints is refused.
 ///
 /// ```no_run
 /// use std::collections::BTreeMap;

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A point on the host's monotonic clock. The host starts at [`BEFORE_START`], so that what was before has a name, too.
+/// A point on the host's monotonic clock. The host starts at [`BEFORE_START`], so that what was before has a
+/// name, too.
 pub type Instant = Duration;
 
-/// The moment at which a host starts: further back than anything reaches that is remembered of an earlier run.
+/// The moment at which a host starts: further back than anything reaches that is remembered of an earlier
+/// run.
 pub const BEFORE_START: Instant = Duration::from_secs(30 * 24 * 3600);
 
 /// The two clocks of the platform. Policy runs on [`Clock::now`]; the wall clock decides calendars only.

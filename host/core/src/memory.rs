@@ -1,9 +1,9 @@
 //! The host's memory budget: what it holds, in bytes, and never more than the budget.
 //!
-//! Whatever is to be held is taken from the budget first and given back when its guard is dropped. What a warm
-//! function consists of (code, models) is counted once for all that share it, by digest, behind a lock that only
-//! starts and ends of warmth touch. What a running invocation takes (linear memory, tensors) is a few atomic
-//! additions.
+//! Whatever is to be held is taken from the budget first and given back when its guard is dropped. What a
+//! warm function consists of (code, models) is counted once for all that share it, by digest, behind a lock
+//! that only starts and ends of warmth touch. What a running invocation takes (linear memory, tensors) is a
+//! few atomic additions.
 
 use crate::Digest;
 use std::collections::HashMap;
@@ -169,8 +169,9 @@ impl Memory {
         Ok(Reservation { memory: self.clone(), keys: keys.into() })
     }
 
-    /// Which of some idle functions to let go, so that `parts` and `bytes` more fit: the first ones in the order
-    /// given, without those whose going would not be needed after all. `None` where even all of them would not do.
+    /// Which of some idle functions to let go, so that `parts` and `bytes` more fit: the first ones in the
+    /// order given, without those whose going would not be needed after all. `None` where even all of them
+    /// would not do.
     ///
     /// A model is freed only with the last that holds it, and not at all if it is one of `parts`.
     pub fn victims(&self, idle: &[Arc<[Key]>], parts: &[Part], bytes: u64) -> Option<Vec<usize>> {

@@ -17,9 +17,9 @@ const ASYNC_STACK_BYTES: usize = 2 << 20;
 /// the pages back and faulting them in again (measured 40 us against 46 us an instance).
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
-/// Slots that were used and are free, in all, before one that was never used is taken: each keeps what it has resident
-/// ([`KEEP_RESIDENT_BYTES`] at most), also for functions that are cold again. Above it, the slots of other functions are
-/// reused, which costs a mapping.
+/// Slots that were used and are free, in all, before one that was never used is taken: each keeps what it has
+/// resident ([`KEEP_RESIDENT_BYTES`] at most), also for functions that are cold again. Above it, the slots of
+/// other functions are reused, which costs a mapping.
 const UNUSED_SLOTS_MAX: u32 = 16;
 
 /// What both the compiling child and the serving host agree on: the compiled code depends on these.
@@ -37,7 +37,8 @@ pub(crate) fn common() -> Config {
     config.wasm_multi_memory(false);
     config.wasm_relaxed_simd(false);
     config.wasm_tail_call(false);
-    // Bounds checks stay off the fast path: 4 GiB reserved and guarded (smaller reservations cost about 13 %).
+    // Bounds checks stay off the fast path: 4 GiB reserved and guarded (smaller reservations cost about 13
+    // %).
     config.memory_reservation(4 << 30);
     config.memory_guard_size(32 << 20);
     config.memory_guaranteed_dense_image_size(IMAGE_BYTES_MAX);

@@ -151,7 +151,8 @@ impl Loader {
         Ok((engine, self.prepared_dir(model, engine)))
     }
 
-    /// The engine that may take over from the one that was chosen, where one was faster at deploy and is there.
+    /// The engine that may take over from the one that was chosen, where one was faster at deploy and is
+    /// there.
     fn other_tier(&self, model: &ModelRef, engine: Engine) -> Option<FasterTier> {
         if model.engine != EngineChoice::Auto || engine != Engine::Rten {
             return None;

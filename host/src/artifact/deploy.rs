@@ -219,7 +219,8 @@ pub struct Deployments {
     archives: Arc<Semaphore>,
     /// Whose turn it is among a tenant's deployments: one's do not take all of what prepares.
     turns: DashMap<TenantName, Arc<Semaphore>>,
-    /// Held while a deployment begins and while blobs are collected: no blob goes that a deployment counts on.
+    /// Held while a deployment begins and while blobs are collected: no blob goes that a deployment counts
+    /// on.
     gate: Arc<Mutex<()>>,
 }
 

@@ -1,7 +1,8 @@
-//! The bytes of functions: blobs by their SHA-256 digest, stored once however many versions or tenants use them.
+//! The bytes of functions: blobs by their SHA-256 digest, stored once however many versions or tenants use
+//! them.
 //!
-//! Knowing a digest gives nobody anything: a tenant skips only the upload of what it has uploaded itself, and what
-//! it sends is verified in full before it is found to be here already.
+//! Knowing a digest gives nobody anything: a tenant skips only the upload of what it has uploaded itself, and
+//! what it sends is verified in full before it is found to be here already.
 
 pub mod deploy;
 mod prepare;
@@ -72,7 +73,8 @@ impl Artifacts {
         self.blobs.join(&hex[..2]).join(hex)
     }
 
-    /// Reads a blob as a whole to see whether it is what was uploaded. One that is not is set aside, so that it can be uploaded again.
+    /// Reads a blob as a whole to see whether it is what was uploaded. One that is not is set aside, so that
+    /// it can be uploaded again.
     pub async fn verify(&self, digest: Digest) -> Result<(), ArtifactError> {
         let path = self.blob_path(&digest);
         let checking = tokio::task::spawn_blocking(move || {
@@ -111,8 +113,9 @@ impl Artifacts {
         Ok(missing)
     }
 
-    /// Forgets the uploads from before `uploaded_before_unix_ms` that their tenant no longer refers to, deletes the blobs
-    /// that nobody refers to or has uploaded, and has what was prepared of them discarded. Returns how many it deleted.
+    /// Forgets the uploads from before `uploaded_before_unix_ms` that their tenant no longer refers to,
+    /// deletes the blobs that nobody refers to or has uploaded, and has what was prepared of them discarded.
+    /// Returns how many it deleted.
     ///
     /// No deployment may begin while this runs: it could count on a blob that is about to go.
     pub async fn collect(

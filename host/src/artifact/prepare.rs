@@ -1,4 +1,5 @@
-//! What is done to blobs before a version may be published: filled by the room that compiles and checks models.
+//! What is done to blobs before a version may be published: filled by the room that compiles and checks
+//! models.
 
 use futures_util::future::BoxFuture;
 use std::future::poll_fn;

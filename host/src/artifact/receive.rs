@@ -70,7 +70,8 @@ impl Artifacts {
         Ok(store::uploaded(&self.db, tenant, blob, now_unix_ms).await?)
     }
 
-    /// Receives a file of at most `bytes_max` that is looked at before it is believed, and that goes away when dropped.
+    /// Receives a file of at most `bytes_max` that is looked at before it is believed, and that goes away
+    /// when dropped.
     pub async fn receive_file<E: std::fmt::Display>(
         &self,
         bytes: impl Stream<Item = Result<Bytes, E>>,

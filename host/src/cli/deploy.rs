@@ -1,4 +1,5 @@
-//! `vesta deploy`: build, send the manifest, send only the blobs that the host lacks, and wait until it is ready.
+//! `vesta deploy`: build, send the manifest, send only the blobs that the host lacks, and wait until it is
+//! ready.
 
 use super::api::{self, Deployment, DeploymentState, ModelSignature, VersionInfo};
 use super::client::{ApiError, Client, Payload};

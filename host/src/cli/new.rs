@@ -23,7 +23,8 @@ enum Template {
     Model,
 }
 
-/// Paths in the new folder, and their content; Cargo.toml has another name here so that cargo leaves it alone.
+/// Paths in the new folder, and their content; Cargo.toml has another name here so that cargo leaves it
+/// alone.
 type Files = [(&'static str, &'static str)];
 
 const HELLO: &Files = &[

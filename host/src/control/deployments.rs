@@ -199,7 +199,8 @@ pub async fn upload(
 #[allow(dead_code, reason = "only its schema is used")]
 pub struct RawBytes(Vec<u8>);
 
-/// Reads a little of what a client still sends, so that it comes to read the answer instead of a reset connection.
+/// Reads a little of what a client still sends, so that it comes to read the answer instead of a reset
+/// connection.
 pub async fn drain(bytes: &mut BodyDataStream) {
     const BYTES_MAX: usize = 4 << 20;
     let rest = async {
@@ -217,7 +218,8 @@ pub async fn drain(bytes: &mut BodyDataStream) {
 
 /// Compile, check and publish what was uploaded
 ///
-/// The answer comes at once; ask for the deployment until it is `ready` or `failed`. Committing again changes nothing.
+/// The answer comes at once; ask for the deployment until it is `ready` or `failed`. Committing again changes
+/// nothing.
 #[utoipa::path(
     post, path = "/api/v1/deployments/{id}/commit", tag = "deployments",
     operation_id = "commit_deployment",

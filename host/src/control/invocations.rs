@@ -36,8 +36,8 @@ pub struct ListParams {
 /// How far an answer can be relied on.
 #[derive(Clone, Serialize, ToSchema)]
 pub struct Watermark {
-    /// Whether every invocation is in the answer whose response had ended when it was asked for. `false`: the ledger lags
-    /// behind, and later ones than `as_of` may be missing.
+    /// Whether every invocation is in the answer whose response had ended when it was asked for. `false`: the
+    /// ledger lags behind, and later ones than `as_of` may be missing.
     complete: bool,
     /// Every invocation is in the answer whose response had ended by then.
     as_of: String,

@@ -88,7 +88,8 @@ pub async fn read(
 ) -> Result<Response, Problem> {
     let function = state.registry.get(&scope.tenant, &name)?.name;
     let limit = limit(params.limit, LIMIT_DEFAULT, TAIL_MAX)?;
-    // Subscribed before the look back, so that no line falls in between; those seen twice are known by their number.
+    // Subscribed before the look back, so that no line falls in between; those seen twice are known by their
+    // number.
     let news = state.logs.subscribe();
     let past = state.logs.tail(&scope.tenant, &function, limit).await?;
     let body = if params.follow {

@@ -35,8 +35,8 @@ pub struct PackageParams {
 
 /// Deploy a package that is one file
 ///
-/// As `vesta build --output` writes it. The answer comes when the file was read; ask for the deployment until it is
-/// `ready` or `failed`.
+/// As `vesta build --output` writes it. The answer comes when the file was read; ask for the deployment until
+/// it is `ready` or `failed`.
 #[utoipa::path(
     post, path = "/api/v1/packages", tag = "deployments",
     operation_id = "deploy_package", params(PackageParams),

@@ -129,8 +129,8 @@ impl From<UsageRow> for Row {
 
 /// What a tenant has used
 ///
-/// Holds every invocation whose response has ended before the question, or says since when it does not (`complete`,
-/// `as_of`).
+/// Holds every invocation whose response has ended before the question, or says since when it does not
+/// (`complete`, `as_of`).
 #[utoipa::path(
     get, path = "/api/v1/usage", tag = "usage",
     operation_id = "get_usage", params(UsageParams),

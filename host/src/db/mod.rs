@@ -20,12 +20,12 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::TaskTracker;
 
-/// Connections, each with a thread of its own, all of them open for as long as the host runs: what they hold is held from the
-/// beginning. One writes; readers do not wait for it.
+/// Connections, each with a thread of its own, all of them open for as long as the host runs: what they hold
+/// is held from the beginning. One writes; readers do not wait for it.
 const CONNECTIONS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pages that a connection keeps for itself, in KiB, negative as SQLite wants it. The kernel's page cache holds them for all; with SQLite's
-/// own 2,000 whoever reads far would add megabytes to the process for good.
+/// Pages that a connection keeps for itself, in KiB, negative as SQLite wants it. The kernel's page cache
+/// holds them for all; with SQLite's own 2,000 whoever reads far would add megabytes to the process for good.
 const CACHE_SIZE: &str = "-256";
 
 /// Changes under way at once whose clients may be gone. Others wait for a place, and leave with their client.
@@ -102,8 +102,8 @@ impl Db {
         &self.pool
     }
 
-    /// Begins a transaction that writes. SQLite takes one writer at a time: they queue here, in order, and not in its
-    /// busy loop.
+    /// Begins a transaction that writes. SQLite takes one writer at a time: they queue here, in order, and
+    /// not in its busy loop.
     pub async fn write(&self) -> Result<Write, DbError> {
         Write::begin(self).await
     }

@@ -15,8 +15,8 @@ pub struct Target {
 
 /// The target of a request, or none where neither path nor host name names a function.
 ///
-/// A host name below the domain is a function's, `{function}.{tenant}.{domain}`, or nobody's: what a path says
-/// there is for the function alone, so that no tenant answers under another's name. Everywhere else
+/// A host name below the domain is a function's, `{function}.{tenant}.{domain}`, or nobody's: what a path
+/// says there is for the function alone, so that no tenant answers under another's name. Everywhere else
 /// `/fn/{tenant}/{function}[@{selector}][/{path}]` names the function.
 pub fn target(uri: &http::Uri, host: Option<&str>, domain: &str) -> Option<Target> {
     // `OPTIONS *`, or an authority in the place of a path.

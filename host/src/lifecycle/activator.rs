@@ -75,7 +75,8 @@ impl Activator {
         self.place(version, former.unwrap_or_default(), Mark::default())
     }
 
-    /// What was learned of a version in an earlier run of the host. It is looked at then: it may be worth having.
+    /// What was learned of a version in an earlier run of the host. It is looked at then: it may be worth
+    /// having.
     pub(super) fn restore(
         &self,
         tenant: &str,

@@ -11,7 +11,8 @@ use vesta_core::{FunctionName, TenantName};
 /// The versions that a minimum keeps warm, by function.
 type Kept = HashMap<(TenantName, FunctionName), Arc<Entry>>;
 
-/// Runs for as long as the host: drains what is deleted, and keeps warm the live versions that have a minimum.
+/// Runs for as long as the host: drains what is deleted, and keeps warm the live versions that have a
+/// minimum.
 pub async fn follow_registry(activator: Arc<Activator>, registry: Arc<Registry>) {
     let mut events = registry.subscribe();
     let mut kept = Kept::new();

@@ -1,4 +1,5 @@
-//! What was learned of functions outlives the process: written down now and then and at the end, and read before the first request.
+//! What was learned of functions outlives the process: written down now and then and at the end, and read
+//! before the first request.
 
 use super::activator::Activator;
 use super::entry::{Entry, Mark, mark};
@@ -9,7 +10,8 @@ use tokio::sync::Mutex;
 use vesta_core::clock::Clock;
 use vesta_core::keepalive::{History, SavedHistory};
 
-/// Functions that are looked at after a start follow one another at this distance: working out a plan takes some tens of microseconds.
+/// Functions that are looked at after a start follow one another at this distance: working out a plan takes
+/// some tens of microseconds.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
 /// Histories of one transaction: others wait for the writer, and for the worker, meanwhile.
 const SAVED_AT_ONCE: usize = 500;
@@ -24,7 +26,8 @@ pub struct Histories {
 }
 
 impl Histories {
-    /// Gives the activator what the last run of the host has left. What of it cannot be read is said and passed over.
+    /// Gives the activator what the last run of the host has left. What of it cannot be read is said and
+    /// passed over.
     pub async fn open(activator: Arc<Activator>, db: Db, clock: Arc<dyn Clock>) -> Arc<Histories> {
         let (now, unix_ms) = (clock.now(), clock.unix_ns() / 1_000_000);
         let rows = store::load(&db).await.unwrap_or_else(|error| {
@@ -114,7 +117,8 @@ mod store {
             ON CONFLICT (tenant, function, version) DO UPDATE SET history = excluded.history";
         let mut write = db.write().await?;
         for (version, history) in rows {
-            // Numbers under fixed names. One that JSON does not have (an infinity) is written as null, and known as damage.
+            // Numbers under fixed names. One that JSON does not have (an infinity) is written as null, and
+            // known as damage.
             let Ok(history) = serde_json::to_string(&history) else { continue };
             let query = sqlx::query(sql).bind(history).bind(version.tenant.as_str());
             let query = query.bind(version.function.as_str()).bind(i64::from(version.number));

@@ -1,5 +1,6 @@
-//! Functions become warm and cold: one cold start for all who wait, within the host's memory, and let go when they are not
-//! worth it any more. The decisions are [`vesta_core::lifecycle`]'s; here is what waits, loads and sleeps.
+//! Functions become warm and cold: one cold start for all who wait, within the host's memory, and let go when
+//! they are not worth it any more. The decisions are [`vesta_core::lifecycle`]'s; here is what waits, loads
+//! and sleeps.
 
 mod activator;
 mod entry;

@@ -1,4 +1,5 @@
-//! Does what keep-alive and the memory budget want, when they want it. While nothing is warm or due, it sleeps.
+//! Does what keep-alive and the memory budget want, when they want it. While nothing is warm or due, it
+//! sleeps.
 
 use super::activator::Activator;
 use std::sync::Arc;
@@ -57,7 +58,8 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// Whoever holds too much of the budget has to go, what was freed of the heap first; and what memory costs may have changed.
+/// Whoever holds too much of the budget has to go, what was freed of the heap first; and what memory costs
+/// may have changed.
 async fn look_at_memory(activator: &Activator, price: &mut f64, just_cold: bool) {
     let functions = &activator.functions;
     let memory = functions.fleet.memory();

@@ -58,7 +58,8 @@ impl Drop for Starting<'_> {
 }
 
 impl Activator {
-    /// Starts a function that the core has just said is to be started. Its CPU time goes to `meter`, if a request asked for it.
+    /// Starts a function that the core has just said is to be started. Its CPU time goes to `meter`, if a
+    /// request asked for it.
     pub(super) fn start(
         self: Arc<Self>,
         entry: Arc<Entry>,
@@ -89,8 +90,8 @@ impl Activator {
         }
     }
 
-    /// Loads a function; where its prepared files are missing, altered or made by another version of the host, they
-    /// are made anew first. None if nobody waits for it and it has no room.
+    /// Loads a function; where its prepared files are missing, altered or made by another version of the
+    /// host, they are made anew first. None if nobody waits for it and it has no room.
     async fn load(&self, entry: &Arc<Entry>) -> Result<Option<(Loaded, LoadReport)>, EngineError> {
         let version = &entry.owner.version;
         match self.load_prepared(entry).await {
@@ -112,8 +113,9 @@ impl Activator {
         loading.await.unwrap_or_else(|e| Err(EngineError::Runtime(e.to_string()))).map(Some)
     }
 
-    /// Takes the memory that a start needs. What fits passes at once; where others have to make room, starts take turns in
-    /// asking them for it, and each waits for a bounded time. None if nobody waits for the start.
+    /// Takes the memory that a start needs. What fits passes at once; where others have to make room, starts
+    /// take turns in asking them for it, and each waits for a bounded time. None if nobody waits for the
+    /// start.
     async fn room(&self, entry: &Arc<Entry>, parts: &[Part]) -> Result<Option<Reservation>, Short> {
         let wait = MEMORY_WAIT_MAX.min(Duration::from_secs(self.parts.start_seconds_max) / 2);
         let deadline = Instant::now() + wait;

@@ -1,8 +1,8 @@
 //! The usage journal. Whoever got a whole response has a record that survives `kill -9`.
 //!
-//! Where nobody else is writing, an invocation writes its own record: one system call into the page cache. Otherwise, and
-//! always where the disk is waited for (`durable`, a new segment, a failure), a thread writes what has come
-//! together since its last write, and then tells everybody who waits.
+//! Where nobody else is writing, an invocation writes its own record: one system call into the page cache.
+//! Otherwise, and always where the disk is waited for (`durable`, a new segment, a failure), a thread writes
+//! what has come together since its last write, and then tells everybody who waits.
 
 use super::line;
 use super::segments::Segments;
@@ -128,8 +128,8 @@ impl Journal {
         Ok(Journal(shared))
     }
 
-    /// Writes a record, or hands it over to be written. Waits for no lock that is held while the disk is; the number
-    /// of records under way is that of invocations.
+    /// Writes a record, or hands it over to be written. Waits for no lock that is held while the disk is; the
+    /// number of records under way is that of invocations.
     pub fn submit(&self, record: UsageRecord) -> Ack {
         let Some(record) = self.0.write_now(record) else { return Ack(State::Written) };
         let (ack, written) = oneshot::channel();

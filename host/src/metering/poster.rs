@@ -9,8 +9,8 @@ use vesta_core::settlement::Journaled;
 
 /// Most records of one transaction.
 const BATCH_MAX: usize = 2_000;
-/// A batch is let grow for this long: a transaction costs the same for one record as for a hundred. Readers of the ledger wait
-/// for it (see [`vesta_core::settlement`]).
+/// A batch is let grow for this long: a transaction costs the same for one record as for a hundred. Readers
+/// of the ledger wait for it (see [`vesta_core::settlement`]).
 const GATHER: Duration = Duration::from_millis(100);
 /// After a failure the ledger is asked again; doubled with each up to [`RETRY_PAUSE_MAX`].
 const RETRY_PAUSE: Duration = Duration::from_millis(250);

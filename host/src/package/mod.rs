@@ -1,6 +1,8 @@
-//! Packages: from a folder with a `vesta.toml` to a manifest of digests and its blobs, and the same as one file.
+//! Packages: from a folder with a `vesta.toml` to a manifest of digests and its blobs, and the same as one
+//! file.
 //!
-//! The command line builds packages and the server receives them; both use this room, which knows the core only.
+//! The command line builds packages and the server receives them; both use this room, which knows the core
+//! only.
 
 pub mod archive;
 pub mod build;

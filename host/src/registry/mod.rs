@@ -24,7 +24,8 @@ pub const FUNCTIONS_MAX: usize = 10_000;
 pub const VERSIONS_MAX: usize = 1_000;
 /// Most aliases of a function: fewer than versions, so that there is always one to remove.
 pub const ALIASES_MAX: usize = 64;
-/// Events kept for a subscriber that falls behind; one that misses some is told so and looks at everything again.
+/// Events kept for a subscriber that falls behind; one that misses some is told so and looks at everything
+/// again.
 const EVENTS_KEPT: usize = 4096;
 
 /// One immutable version of a function.

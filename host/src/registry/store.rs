@@ -52,8 +52,8 @@ pub async fn load(connection: &mut SqliteConnection) -> Result<(HashMap<Key, Fun
     Ok((all, passed_over))
 }
 
-/// Reads a whole table, a page at a time: all rows at once, freed among what stays of them, would leave the heap
-/// full of holes (1.7 kB for each of 10,000 functions).
+/// Reads a whole table, a page at a time: all rows at once, freed among what stays of them, would leave the
+/// heap full of holes (1.7 kB for each of 10,000 functions).
 async fn each_row(
     connection: &mut SqliteConnection,
     columns: &str,

@@ -25,7 +25,8 @@ fn machine(meminfo: &str) -> Option<u64> {
     kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least limit on the way from the process's group to the root: version 2 (`0::/path`) or 1 (`4:memory:/path`).
+/// The least limit on the way from the process's group to the root: version 2 (`0::/path`) or 1
+/// (`4:memory:/path`).
 fn limit(root: &Path, groups: &str) -> Option<u64> {
     groups.lines().filter_map(|line| least(root, line)).min()
 }

@@ -201,8 +201,8 @@ impl LogStore {
         self.followers.subscribe()
     }
 
-    /// Deletes the entries from before a moment (nanoseconds since 1970), and all but the newest [`KEPT_PER_FUNCTION`]
-    /// of each function. Returns how many.
+    /// Deletes the entries from before a moment (nanoseconds since 1970), and all but the newest
+    /// [`KEPT_PER_FUNCTION`] of each function. Returns how many.
     pub async fn prune(&self, before_unix_ns: i64) -> Result<u64, DbError> {
         store::prune(&self.db, before_unix_ns, KEPT_PER_FUNCTION).await
     }
@@ -410,9 +410,10 @@ mod store {
         Ok(deleted)
     }
 
-    /// The first tenant and function with logs after `after`, and the newest of its entries that are not among the newest `kept`, if it
-    /// has any. One function at a time, from the index: a window over all entries would take memory for each of them. A function whose first
-    /// and last are less than `kept` apart has none, and is not counted.
+    /// The first tenant and function with logs after `after`, and the newest of its entries that are not
+    /// among the newest `kept`, if it has any. One function at a time, from the index: a window over all
+    /// entries would take memory for each of them. A function whose first and last are less than `kept` apart
+    /// has none, and is not counted.
     async fn next_function(
         db: &Db,
         after: &(String, String),

@@ -11,7 +11,8 @@ const PREFIX_LEN: usize = 12;
 /// 256 random bits in base 32.
 const SECRET_LEN: usize = 52;
 
-/// HMAC-SHA-256 of a secret. Secrets are random and long, so that a fast hash is enough: nothing can be guessed.
+/// HMAC-SHA-256 of a secret. Secrets are random and long, so that a fast hash is enough: nothing can be
+/// guessed.
 #[derive(Clone)]
 pub struct KeyHash([u8; 32]);
 
@@ -28,7 +29,8 @@ impl KeyHash {
     }
 }
 
-/// The data directory's secret, ready to hash with: without it, a stolen database is no use for guessing keys.
+/// The data directory's secret, ready to hash with: without it, a stolen database is no use for guessing
+/// keys.
 pub struct Pepper(Hmac<Sha256>);
 
 impl Pepper {

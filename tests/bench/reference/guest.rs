@@ -1,5 +1,5 @@
-//! A component under a plain host: no epochs, no limits, no meter. The settings that its speed depends on are those of
-//! `host/engine/src/config.rs`.
+//! A component under a plain host: no epochs, no limits, no meter. The settings that its speed depends on are
+//! those of `host/engine/src/config.rs`.
 
 use http_body_util::Full;
 use rustix::time::{ClockId, clock_gettime};

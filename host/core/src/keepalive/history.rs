@@ -10,15 +10,17 @@ pub const MB: f64 = 1_048_576.0;
 
 /// Arrivals this close are one event.
 ///
-/// A start takes up to a few hundred milliseconds and the policy thinks in minutes, so calls within 10 s of an event tell it
-/// nothing new; counted one by one, a burst of some hundred would push everything else out of a memory that decays by the event.
-/// Hence one event at most each 10 s: the first arrival that comes so long after the last event. It records the idle time
-/// before it, counted from the arrival before, since that is what plans and ages count from. Where arrivals are 10 s
-/// apart or more, as in the traces that the policy is scored with, every gap is recorded as it is; a function
-/// that is always busy records one short gap each 10 s.
+/// A start takes up to a few hundred milliseconds and the policy thinks in minutes, so calls within 10 s of
+/// an event tell it nothing new; counted one by one, a burst of some hundred would push everything else out
+/// of a memory that decays by the event. Hence one event at most each 10 s: the first arrival that comes so
+/// long after the last event. It records the idle time before it, counted from the arrival before, since that
+/// is what plans and ages count from. Where arrivals are 10 s apart or more, as in the traces that the policy
+/// is scored with, every gap is recorded as it is; a function that is always busy records one short gap each
+/// 10 s.
 pub const MERGE: Duration = Duration::from_secs(10);
 
-/// Buckets of the histogram: 4 an octave from 1 s on. Shorter gaps belong to the first, and those over 3 days to the last.
+/// Buckets of the histogram: 4 an octave from 1 s on. Shorter gaps belong to the first, and those over 3 days
+/// to the last.
 pub(super) const BUCKETS: usize = 72;
 
 /// `EDGES[i]` to `EDGES[i + 1]` seconds is bucket `i`.
@@ -41,13 +43,15 @@ pub(super) fn bucket(seconds: f64) -> usize {
 /// What an event weighs after the next one: half after 346 events.
 pub(super) const DECAY: f64 = 0.998;
 
-/// Weights are scaled down when a new event would weigh more than this, far from where an f32 loses what is old but counts.
+/// Weights are scaled down when a new event would weigh more than this, far from where an f32 loses what is
+/// old but counts.
 const UNIT_MAX: f32 = 1e9;
 
 /// A live average follows its newest value by at least this share.
 const NEWEST: f32 = 0.2;
 
-/// A function's arrivals and costs. 360 bytes at most, and nothing on the heap: a host keeps tens of thousands.
+/// A function's arrivals and costs. 360 bytes at most, and nothing on the heap: a host keeps tens of
+/// thousands.
 #[derive(Debug)]
 pub struct History {
     /// Weight of the gaps of each bucket. Instead of all weights decaying with each event, `unit` grows.
@@ -154,7 +158,8 @@ impl History {
         self.gaps
     }
 
-    /// The weight of each bucket and that of one event at the very beginning, all over the weight of the newest event.
+    /// The weight of each bucket and that of one event at the very beginning, all over the weight of the
+    /// newest event.
     pub(super) fn weights(&self) -> ([f64; BUCKETS], f64) {
         let unit = f64::from(self.unit);
         (self.weights.map(|w| f64::from(w) / unit), DECAY.powf(f64::from(self.gaps)))

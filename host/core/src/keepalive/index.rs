@@ -7,14 +7,15 @@ use std::time::Duration;
 
 /// Keeps a function for as long as that is worth its memory, by the gaps between its arrivals.
 ///
-/// The value of a function at some age is its cold start's milliseconds over its MB, times the largest
-/// `P(age < gap <= T) / E[min(gap, T) - age]` over all T: how probable a request is, over how long it is waited for. Gaps come from the
-/// function's own decayed histogram. Where it has seen little, half a pseudo-gap stands in, spread over the break-even time
-/// (how long its memory costs as much as its cold start), which keeps an unknown function about as long as the ski-rental rule.
+/// The value of a function at some age is its cold start's milliseconds over its MB, times the largest `P(age
+/// < gap <= T) / E[min(gap, T) - age]` over all T: how probable a request is, over how long it is waited for.
+/// Gaps come from the function's own decayed histogram. Where it has seen little, half a pseudo-gap stands
+/// in, spread over the break-even time (how long its memory costs as much as its cold start), which keeps an
+/// unknown function about as long as the ski-rental rule.
 ///
-/// A plan is the cheapest of: leave; stay for T; and either of them with a return for the gaps of `[a, b)`, which makes
-/// timers warm without keeping them. A fixed keep-alive of the manifest replaces the plan, not the index:
-/// when memory is short, all are judged alike.
+/// A plan is the cheapest of: leave; stay for T; and either of them with a return for the gaps of `[a, b)`,
+/// which makes timers warm without keeping them. A fixed keep-alive of the manifest replaces the plan, not
+/// the index: when memory is short, all are judged alike.
 pub struct IndexPolicy;
 
 /// Pseudo-gaps that a new function begins with.
@@ -84,7 +85,8 @@ fn middle(bucket: usize) -> f64 {
     (EDGES[bucket] + EDGES[bucket + 1]) / 2.0
 }
 
-/// The largest `P(age < gap <= T) / E[min(gap, T) - age]`, in requests a second. Within a bucket gaps are spread evenly.
+/// The largest `P(age < gap <= T) / E[min(gap, T) - age]`, in requests a second. Within a bucket gaps are
+/// spread evenly.
 fn request_rate(weights: &[f64; BUCKETS], age: f64) -> f64 {
     let first = bucket(age);
     let age = age.max(1.0);
@@ -145,7 +147,8 @@ fn cheapest(weights: &[f64; BUCKETS], break_even: f64) -> Fit {
     Fit { gaps: 0, octave: 0, stay: stay as u8, from: from as u8, until: until as u8 }
 }
 
-/// A plan in edges of buckets, with what it was made for. It fits into 64 bits, so that a history keeps it without a lock.
+/// A plan in edges of buckets, with what it was made for. It fits into 64 bits, so that a history keeps it
+/// without a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fit {
     /// Gaps that were known.
@@ -164,15 +167,17 @@ impl Fit {
         ((break_even.log2() + 16.0) * 8.0) as u16 & 0x3ff
     }
 
-    /// A fit is good for a fiftieth more gaps than it has seen. There is one gap at most each [`MERGE`], so that a host
-    /// spends at most some microseconds of fitting on a function in 10 s, however often it is asked for a plan.
+    /// A fit is good for a fiftieth more gaps than it has seen. There is one gap at most each [`MERGE`], so
+    /// that a host spends at most some microseconds of fitting on a function in 10 s, however often it is
+    /// asked for a plan.
     fn is_stale(&self, gaps: u32) -> bool {
         gaps < self.gaps || gaps - self.gaps > self.gaps / 50
     }
 
     fn plan(&self) -> Plan {
         let edge = |i: u8| Duration::from_secs_f64(EDGES[usize::from(i)]);
-        // Arrivals closer than MERGE are not told apart, so that the function stays that long whatever it costs.
+        // Arrivals closer than MERGE are not told apart, so that the function stays that long whatever it
+        // costs.
         let linger = if self.stay == 0 { MERGE } else { edge(self.stay).max(MERGE) };
         if self.from == 0 {
             Plan::stay(linger)

@@ -1,9 +1,11 @@
-//! How long an idle function is kept warm, when it is warmed before it is asked for, and who goes when memory is short.
+//! How long an idle function is kept warm, when it is warmed before it is asked for, and who goes when memory
+//! is short.
 //!
-//! All of it is pure: the caller brings the time and acts on the answers. [`History`] is what a host remembers of a
-//! function, [`KeepAlive`] judges it, [`price()`] says what memory costs at the moment, and
-//! [`Explanation`] says all of that in numbers, and [`SavedHistory`] carries it over a restart. Who makes room when memory is short is [`crate::lifecycle`]'s part.
-//! Every time in a [`Plan`] counts from the function's last arrival.
+//! All of it is pure: the caller brings the time and acts on the answers. [`History`] is what a host
+//! remembers of a function, [`KeepAlive`] judges it, [`price()`] says what memory costs at the moment, and
+//! [`Explanation`] says all of that in numbers, and [`SavedHistory`] carries it over a restart. Who makes
+//! room when memory is short is [`crate::lifecycle`]'s part. Every time in a [`Plan`] counts from the
+//! function's last arrival.
 
 mod explain;
 mod history;
@@ -21,7 +23,8 @@ pub use saved::SavedHistory;
 
 use std::time::Duration;
 
-/// What is saved by a start that nobody waits for, as a part of one that a request waits for: its CPU is spent all the same.
+/// What is saved by a start that nobody waits for, as a part of one that a request waits for: its CPU is
+/// spent all the same.
 pub const PREWARM_GAIN: f64 = 0.5;
 
 /// A span of time after the last arrival.
@@ -36,8 +39,8 @@ pub struct Window {
 pub struct Plan {
     /// It stays this long after its last arrival.
     pub linger: Duration,
-    /// Where `from` is 0 this is the time that it stays, and `until` is `linger`. Else it leaves after `linger`, comes back at
-    /// `from` if memory is spare, and leaves again at `until`.
+    /// Where `from` is 0 this is the time that it stays, and `until` is `linger`. Else it leaves after
+    /// `linger`, comes back at `from` if memory is spare, and leaves again at `until`.
     pub resident: Window,
 }
 
@@ -63,7 +66,8 @@ impl Plan {
 pub struct Asked {
     /// The manifest's fixed keep-alive, if it states one.
     pub keep_alive: Option<Duration>,
-    /// What a millisecond of the tenant's cold starts counts: 1, or more in a paid tier. Below 0 or not a number counts as 0.
+    /// What a millisecond of the tenant's cold starts counts: 1, or more in a paid tier. Below 0 or not a
+    /// number counts as 0.
     pub cost_multiplier: f64,
 }
 
@@ -78,7 +82,7 @@ pub trait KeepAlive: Send + Sync {
     /// When the function should be in memory, at this price of memory.
     fn plan(&self, history: &History, asked: &Asked, price: Price) -> Plan;
 
-    /// What keeping it for now is worth, `age` after its last arrival: milliseconds of cold start saved per MB and second.
-    /// Never negative, always finite. When memory is short the lowest goes first.
+    /// What keeping it for now is worth, `age` after its last arrival: milliseconds of cold start saved per
+    /// MB and second. Never negative, always finite. When memory is short the lowest goes first.
     fn index(&self, history: &History, asked: &Asked, age: Duration) -> f64;
 }

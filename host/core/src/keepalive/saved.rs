@@ -41,8 +41,8 @@ impl SavedHistory {
         }
     }
 
-    /// The history, `now`; None where it is not one that this build can read. What the wall clock has in the future, because it was set back,
-    /// was now.
+    /// The history, `now`; None where it is not one that this build can read. What the wall clock has in the
+    /// future, because it was set back, was now.
     pub fn restore(&self, now: Instant, unix_ms: i64) -> Option<History> {
         let at = |then: i64| {
             let age = u64::try_from(unix_ms.saturating_sub(then)).unwrap_or(0);

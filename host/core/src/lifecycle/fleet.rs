@@ -1,7 +1,8 @@
 //! All functions of a host, its memory budget, and the moments at which keep-alive has something to do.
 //!
-//! Locks: a function's own, and then the book's; never the other way round, never two functions' at once. The book
-//! is touched when a function becomes warm or cold and when a keep-alive ends, not by requests to warm functions.
+//! Locks: a function's own, and then the book's; never the other way round, never two functions' at once. The
+//! book is touched when a function becomes warm or cold and when a keep-alive ends, not by requests to warm
+//! functions.
 
 use super::State;
 use super::agenda::Agenda;
@@ -34,7 +35,8 @@ pub struct Slot<L: Resident> {
 
 impl<L: Resident> Slot<L> {
     fn lock(&self) -> MutexGuard<'_, Function<L>> {
-        // Every change is a single assignment or is repeated by the next event; a panic elsewhere leaves it usable.
+        // Every change is a single assignment or is repeated by the next event; a panic elsewhere leaves it
+        // usable.
         self.function.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,8 +45,8 @@ impl<L: Resident> Slot<L> {
         self.lock().admit(now, max)
     }
 
-    /// What an admitted request has to do now. After [`Next::Start`] the caller sees to it that [`Fleet::started`],
-    /// [`Fleet::failed`] or [`Fleet::give_up`] ends the start.
+    /// What an admitted request has to do now. After [`Next::Start`] the caller sees to it that
+    /// [`Fleet::started`], [`Fleet::failed`] or [`Fleet::give_up`] ends the start.
     pub fn request(&self, now: Instant) -> Next<L> {
         self.lock().request(now)
     }
@@ -120,7 +122,8 @@ impl<L: Resident> Fleet<L> {
         }
     }
 
-    /// A place for one version of a function, cold, with the history of the version before it or of the host's last run.
+    /// A place for one version of a function, cold, with the history of the version before it or of the
+    /// host's last run.
     pub fn slot(&self, owner: L::Owner, asked: Asked, history: History) -> Arc<Slot<L>> {
         let id = self.next_id.fetch_add(1, Relaxed);
         Arc::new(Slot { owner, id, asked, function: Mutex::new(Function::with_history(history)) })
@@ -159,8 +162,9 @@ impl<L: Resident> Fleet<L> {
         drop(gone);
     }
 
-    /// Takes what a start needs, letting idle functions go where needed: any for a start that somebody waits for, those
-    /// without a minimum for one of a minimum, and for a prewarm those of them that are worth less than what it saves.
+    /// Takes what a start needs, letting idle functions go where needed: any for a start that somebody waits
+    /// for, those without a minimum for one of a minimum, and for a prewarm those of them that are worth less
+    /// than what it saves.
     pub fn reserve(&self, slot: &Slot<L>, now: Instant, parts: &[Part]) -> Result<Reservation, Short> {
         let mut result = self.memory.reserve(parts);
         for _ in 0..ROUNDS_MAX {
@@ -324,8 +328,8 @@ impl<L: Resident> Fleet<L> {
         slot.lock().standing(now, &*self.policy, &slot.asked, self.price())
     }
 
-    /// Does what keep-alive wants with a function now. Returns what is to be dropped once its lock is released,
-    /// and whether it is to be started.
+    /// Does what keep-alive wants with a function now. Returns what is to be dropped once its lock is
+    /// released, and whether it is to be started.
     fn look(
         &self,
         slot: &Arc<Slot<L>>,
@@ -349,8 +353,8 @@ impl<L: Resident> Fleet<L> {
         (None, false)
     }
 
-    /// Lets idle functions go, those of the least worth first, so that `parts` and `bytes` fit. False where that
-    /// cannot be done; then none is let go.
+    /// Lets idle functions go, those of the least worth first, so that `parts` and `bytes` fit. False where
+    /// that cannot be done; then none is let go.
     fn make_room(&self, now: Instant, parts: &[Part], bytes: u64, may_go: MayGo) -> bool {
         let mut idle = self.idle(now);
         idle.retain(|i| match may_go {
@@ -400,7 +404,8 @@ impl<L: Resident> Fleet<L> {
         }
     }
 
-    /// Writes down whether a function is warm and when it is to be looked at. Call it under the function's lock.
+    /// Writes down whether a function is warm and when it is to be looked at. Call it under the function's
+    /// lock.
     fn note(&self, slot: &Arc<Slot<L>>, is_warm: bool, moment: Option<Instant>) {
         let mut book = self.book();
         let before = book.agenda.next();

@@ -1,4 +1,5 @@
-//! Scores the keep-alive policy on traces, with the code that the host runs. `tests/bench/keepalive.rs` does the same on larger ones.
+//! Scores the keep-alive policy on traces, with the code that the host runs. `tests/bench/keepalive.rs` does
+//! the same on larger ones.
 
 mod replay;
 mod score;

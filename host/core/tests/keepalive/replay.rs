@@ -59,8 +59,8 @@ pub fn unlimited(trace: &[Function], policy: &dyn KeepAlive, asked: &Asked, pric
     cost
 }
 
-/// The least cold seconds for an amount of memory, if all of the future is known and nothing is prewarmed: the gaps that save most
-/// for their memory are bridged first.
+/// The least cold seconds for an amount of memory, if all of the future is known and nothing is prewarmed:
+/// the gaps that save most for their memory are bridged first.
 pub struct Frontier {
     /// (GB-h, cold seconds), ascending in GB-h.
     points: Vec<(f64, f64)>,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use vesta_core::keepalive::{Asked, BASE_PRICE, IndexPolicy, KeepAlive};
 
-/// The price at which the index is compared with 10 fixed minutes: it holds less memory than they do, by a few percent.
-/// At [`BASE_PRICE`] it holds a tenth more than they do, for a quarter of the cold seconds.
+/// The price at which the index is compared with 10 fixed minutes: it holds less memory than they do, by a
+/// few percent. At [`BASE_PRICE`] it holds a tenth more than they do, for a quarter of the cold seconds.
 pub const LEAN_PRICE: f64 = 7e-4;
 
 /// Memory without a limit.

@@ -20,8 +20,8 @@ pub struct Function {
     pub times: Vec<f64>,
 }
 
-/// Calls a day at quantiles of functions, after "Serverless in the Wild" (Shahrad et al., ATC 2020): 45 % are called at most once an
-/// hour, 81 % at most once a minute, and a few make nearly all of the calls.
+/// Calls a day at quantiles of functions, after "Serverless in the Wild" (Shahrad et al., ATC 2020): 45 % are
+/// called at most once an hour, 81 % at most once a minute, and a few make nearly all of the calls.
 const CALLS_A_DAY: [(f64, f64); 7] =
     [(0.0, 0.3), (0.20, 4.0), (0.45, 24.0), (0.81, 1_440.0), (0.95, 2e4), (0.99, 1.2e5), (1.0, 4e5)];
 
@@ -134,8 +134,8 @@ fn merged(mut times: Vec<f64>, horizon: f64) -> Vec<f64> {
     kept
 }
 
-/// Reads a trace: lines of `function,memory_mb,cold_ms,time_s,calls` in the order of time, after a line with these names.
-/// `calls` is not used.
+/// Reads a trace: lines of `function,memory_mb,cold_ms,time_s,calls` in the order of time, after a line with
+/// these names. `calls` is not used.
 pub fn read_csv(text: &str) -> Result<Vec<Function>, String> {
     let mut functions: BTreeMap<&str, Function> = BTreeMap::new();
     for (at, line) in text.lines().enumerate().skip(1) {

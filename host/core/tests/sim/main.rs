@@ -1,8 +1,8 @@
-//! Seeded simulation of lifecycle, keep-alive and memory budget: random functions, arrivals, failures and deletes on the
-//! core's own code, with every invariant checked after each event.
+//! Seeded simulation of lifecycle, keep-alive and memory budget: random functions, arrivals, failures and
+//! deletes on the core's own code, with every invariant checked after each event.
 //!
-//! `VESTA_SIM_SEED=7 cargo test -p vesta-core --test sim -- --nocapture` runs one seed and prints what happens;
-//! `VESTA_SIM_SEEDS=100000` runs more of them.
+//! `VESTA_SIM_SEED=7 cargo test -p vesta-core --test sim -- --nocapture` runs one seed and prints what
+//! happens; `VESTA_SIM_SEEDS=100000` runs more of them.
 
 mod tally;
 mod world;

@@ -1,5 +1,6 @@
-//! One simulated host. It does what the host's lifecycle room does around the core (waiting, loading, timers), in an
-//! order and at times drawn from a seed, and keeps books of its own to compare the core's with.
+//! One simulated host. It does what the host's lifecycle room does around the core (waiting, loading,
+//! timers), in an order and at times drawn from a seed, and keeps books of its own to compare the core's
+//! with.
 
 mod check;
 mod deploy;

@@ -69,8 +69,9 @@ fn narrow(data: &[u8]) -> Result<Vec<i32>, (usize, i64)> {
     data.as_chunks::<8>().0.iter().enumerate().map(narrow_one).collect()
 }
 
-/// Whether an engine that has both types takes elements of the type `from` where a port has the type `to`. The
-/// embedded engine, which has fewer types, takes them as they are: a request must not depend on the engine.
+/// Whether an engine that has both types takes elements of the type `from` where a port has the type `to`.
+/// The embedded engine, which has fewer types, takes them as they are: a request must not depend on the
+/// engine.
 pub fn is_convertible(to: TensorType, from: TensorType) -> bool {
     use TensorType::{Bf16, F16, F32, F64, I32, I64};
     match to {

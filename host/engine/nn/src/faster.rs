@@ -5,8 +5,8 @@ use crate::{Backend, Faster, Form, Graph, PreparedFiles, Rten, Tensor, heap};
 use rustix::time::{ClockId, clock_gettime};
 use std::path::Path;
 
-/// A model whose run takes longer is not measured with packed weights, in milliseconds: what packing saves does
-/// not grow with a run's inputs, and more runs would make the deploy slow.
+/// A model whose run takes longer is not measured with packed weights, in milliseconds: what packing saves
+/// does not grow with a run's inputs, and more runs would make the deploy slow.
 const RUN_MAX_MS: f64 = 1_000.0;
 /// The same for another engine, which gains the more the longer a run takes.
 const RUN_OF_ENGINE_MAX_MS: f64 = 10_000.0;

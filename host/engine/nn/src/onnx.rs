@@ -1,8 +1,8 @@
-//! ONNX's protobuf messages, by their names and field numbers. Fields that change nothing about a
-//! model's result (documentation, training, device placement) are left out, and so dropped when a graph is rewritten.
+//! ONNX's protobuf messages, by their names and field numbers. Fields that change nothing about a model's
+//! result (documentation, training, device placement) are left out, and so dropped when a graph is rewritten.
 //!
-//! Bytes are taken without copying from the buffer that is decoded. Lists of a message are written unpacked where ONNX's own
-//! schema says so, as readers may insist on it.
+//! Bytes are taken without copying from the buffer that is decoded. Lists of a message are written unpacked
+//! where ONNX's own schema says so, as readers may insist on it.
 
 use bytes::Bytes;
 use prost::Message;

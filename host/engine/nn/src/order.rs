@@ -1,10 +1,11 @@
-//! In which order a run uses a graph's weights. They are laid out in that order, so that reading the file from its beginning to
-//! its end stays ahead of a run that has begun.
+//! In which order a run uses a graph's weights. They are laid out in that order, so that reading the file
+//! from its beginning to its end stays ahead of a run that has begun.
 
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 use std::collections::{HashMap, HashSet};
 
-/// Smaller tables are read with everything else: looking up their rows one by one from a disk would cost more.
+/// Smaller tables are read with everything else: looking up their rows one by one from a disk would cost
+/// more.
 const TABLE_BYTES_MIN: u64 = 4 << 20;
 
 /// Where weights are used.

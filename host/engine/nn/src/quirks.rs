@@ -1,7 +1,7 @@
-//! Where the engine computes something else than ONNX says, and does not tell: such nodes are given a form that it computes
-//! rightly. What cannot be given one, the table of operators refuses. Found with the conformance suite
-//! against `rten` 0.27;
-//! [`crate::compat`] ties prepared models to that version. Softmax before opset 13 has its own module.
+//! Where the engine computes something else than ONNX says, and does not tell: such nodes are given a form
+//! that it computes rightly. What cannot be given one, the table of operators refuses. Found with the
+//! conformance suite against `rten` 0.27; [`crate::compat`] ties prepared models to that version. Softmax
+//! before opset 13 has its own module.
 
 mod indices;
 mod norm;

@@ -1,9 +1,9 @@
 //! Softmax and LogSoftmax as they were before opset 13.
 //!
-//! There, the input is seen as a matrix: all dimensions before `axis` (1, where it is not given) are its rows, all from
-//! `axis` on its columns, and each row sums to one. The engine knows only today's meaning, one dimension, the last by
-//! default, and would silently give other numbers. Where both mean the same the axis is written out; elsewhere the
-//! matrix is built: Flatten, Softmax over the last dimension, Reshape back.
+//! There, the input is seen as a matrix: all dimensions before `axis` (1, where it is not given) are its
+//! rows, all from `axis` on its columns, and each row sums to one. The engine knows only today's meaning, one
+//! dimension, the last by default, and would silently give other numbers. Where both mean the same the axis
+//! is written out; elsewhere the matrix is built: Flatten, Softmax over the last dimension, Reshape back.
 
 use crate::edit::{Editor, each_inner_graph, int_attribute, set_attribute};
 use crate::onnx::*;

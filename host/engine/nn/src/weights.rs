@@ -25,8 +25,8 @@ pub struct Written {
     pub lookups: Vec<Lookup>,
 }
 
-/// Writes all large tensors of a graph that was checked, and of the graphs in it, one after another: first what every run reads
-/// as a whole, in the order of its use, then the tables of rows.
+/// Writes all large tensors of a graph that was checked, and of the graphs in it, one after another: first
+/// what every run reads as a whole, in the order of its use, then the tables of rows.
 pub fn take_weights(graph: &mut GraphProto, out: impl Write) -> io::Result<Written> {
     let order = Order::of(graph);
     let mut large = Vec::new();
@@ -100,8 +100,8 @@ fn take(
     Ok(Written { bytes, table_bytes: tables_from.map_or(0, |from| bytes - from), lookups })
 }
 
-/// Writes in whole, aligned blocks of the size of a huge page: then the page cache may hold the file in huge pages,
-/// and mapping 90 MB costs 0.4 ms instead of 10 (ext4, Linux 6.18).
+/// Writes in whole, aligned blocks of the size of a huge page: then the page cache may hold the file in huge
+/// pages, and mapping 90 MB costs 0.4 ms instead of 10 (ext4, Linux 6.18).
 struct Blocks<W> {
     out: W,
     block: Vec<u8>,

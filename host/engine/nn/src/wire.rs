@@ -119,7 +119,8 @@ impl Walk {
     }
 }
 
-/// Only the end of the outermost message can be missing through truncation, and only a file that began like a model is one.
+/// Only the end of the outermost message can be missing through truncation, and only a file that began like a
+/// model is one.
 fn damaged(kind: Kind, seen_version: bool, what: &str) -> PrepareError {
     if kind == Kind::Model && seen_version {
         PrepareError::Truncated(what.into())

@@ -10,8 +10,8 @@
 //!
 //! The first tier is mapped weights in the model's engine, which is loaded at once. A faster one is packed
 //! weights, or ONNX Runtime where that gives the same outputs. Another worker loads it while the old one
-//! serves, and takes over between two runs: those under way end in the old worker, which then ends. Loading it
-//! is the platform's time, and billed to nobody.
+//! serves, and takes over between two runs: those under way end in the old worker, which then ends. Loading
+//! it is the platform's time, and billed to nobody.
 
 use super::model::{Model, Plan};
 use super::tiers::{Now, Second, Tiers, Wanted};
@@ -120,8 +120,8 @@ impl Model {
         });
     }
 
-    /// A worker of the first tier for a run that the engine of `worker` has failed. `None` where it was that of
-    /// the first tier.
+    /// A worker of the first tier for a run that the engine of `worker` has failed. `None` where it was that
+    /// of the first tier.
     pub(super) async fn second_opinion(self: &Arc<Self>, worker: &Worker) -> Option<Arc<Worker>> {
         let first = self.settings.engine;
         if worker.tier().engine == first {

@@ -1,10 +1,10 @@
 //! Long bulk operations in pieces.
 //!
-//! `memory.fill`, `memory.copy` and `memory.init` are one instruction each, whatever their length: a guest that
-//! fills 4 GiB computes for more than a second in which no limit is looked at and nobody else gets its thread.
-//! Here each of them becomes a call of a function that does the same in pieces, and asks for its turn between
-//! two of them, as every loop does. Where an operation leaves its memory, the pieces before are done when it traps:
-//! nobody sees them, since an instance is gone with its first trap.
+//! `memory.fill`, `memory.copy` and `memory.init` are one instruction each, whatever their length: a guest
+//! that fills 4 GiB computes for more than a second in which no limit is looked at and nobody else gets its
+//! thread. Here each of them becomes a call of a function that does the same in pieces, and asks for its turn
+//! between two of them, as every loop does. Where an operation leaves its memory, the pieces before are done
+//! when it traps: nobody sees them, since an instance is gone with its first trap.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -45,7 +45,8 @@ impl World {
         }
     }
 
-    /// The bytes that no eviction can free: what runs, is being started or still computes, and `parts` besides.
+    /// The bytes that no eviction can free: what runs, is being started or still computes, and `parts`
+    /// besides.
     pub(super) fn least_held(&self, parts: &[Part]) -> u64 {
         let mut keys = HashSet::new();
         let mut sum = 0;

@@ -1,6 +1,6 @@
 //! Where the library computes something else than ONNX says, and does not tell. What can be written anew is
-//! (`rewrites.rs`, `unsigned.rs`); the rest is refused, by the table `operators.toml` beside this file and by what is written here. Found with
-//! the conformance suite against 1.32.
+//! (`rewrites.rs`, `unsigned.rs`); the rest is refused, by the table `operators.toml` beside this file and by
+//! what is written here. Found with the conformance suite against 1.32.
 
 use super::rewrites;
 use super::unsigned::Unsigned;

@@ -1,5 +1,5 @@
-//! Weights of 8 bits that a model makes floats of by Cast and Mul: made once, at deploy. The engine would make
-//! them at each run; a MiniLM whose weights are stored so took four times as long.
+//! Weights of 8 bits that a model makes floats of by Cast and Mul: made once, at deploy. The engine would
+//! make them at each run; a MiniLM whose weights are stored so took four times as long.
 
 use super::attributes::{bytes_of, floats_of};
 use super::build::FLOAT;

@@ -1,4 +1,5 @@
-//! Given a model that is not sound, or not to be run, when it is prepared, then the error names what is wrong.
+//! Given a model that is not sound, or not to be run, when it is prepared, then the error names what is
+//! wrong.
 
 use super::build::*;
 use crate::onnx::*;

@@ -319,8 +319,8 @@ fn what_is_made_counts_against_the_limits() {
     assert_eq!(error.code(), "model-too-complex", "{error}");
 }
 
-/// `y = x * (float(w) * scale)` with square weights of 8 bits and a scale a column; and an x whose only element
-/// that is not 0 is a 1 in the second place.
+/// `y = x * (float(w) * scale)` with square weights of 8 bits and a scale a column; and an x whose only
+/// element that is not 0 is a 1 in the second place.
 pub(super) fn scaled_weights(side: usize) -> (GraphProto, Tensor) {
     let weights = TensorProto {
         name: Some("w".into()),

@@ -16,10 +16,10 @@
 //! ```
 //!
 //! The fork server has a socket of the same kind, for [`Order`](super::fork_server::Order) and
-//! [`Forked`](super::fork_server::Forked). All are sequenced packets: a message is a packet, a value of one of the enums below in
-//! `postcard`'s encoding, of at most [`MESSAGE_BYTES_MAX`], with descriptors beside it. Tensors never travel
-//! in messages: they lie in the lane's memory, a sealed memory file that each side maps once, at the places
-//! that the message names.
+//! [`Forked`](super::fork_server::Forked). All are sequenced packets: a message is a packet, a value of one
+//! of the enums below in `postcard`'s encoding, of at most [`MESSAGE_BYTES_MAX`], with descriptors beside it.
+//! Tensors never travel in messages: they lie in the lane's memory, a sealed memory file that each side maps
+//! once, at the places that the message names.
 //!
 //! A lane belongs to one run from its `Run` to the `Done` or `Failed` that answers it, and any number of
 //! messages may come before the answer: a later kind of run (several requests in one, answers in parts) is a
