@@ -3,7 +3,6 @@
 
 use super::compare::{self, Kept};
 use super::{NAME, OnnxRuntime, compat, rules};
-use crate::batching;
 use crate::check::Target;
 use crate::dry_run::{self, Given};
 use crate::mapped::bytes_of;
@@ -62,7 +61,6 @@ impl OnnxRuntime {
         // The library takes no graph without a name.
         graph.name.get_or_insert_with(|| "graph".into());
         name_apart(graph, &mut HashSet::new());
-        let may_merge = !batching::mixes_rows(graph);
         let written = write_model(&model_without_weights(model, out_dir)?, out_dir)?;
         let mut info = ModelInfo {
             compat: compat(version),
@@ -79,6 +77,7 @@ impl OnnxRuntime {
             lookups: Vec::new(),
             dry_run: None,
             packed: None,
+            // Not tried: rows of zeros end the library where it divides integers.
             batching: None,
             reduced: Vec::new(),
             labels: BTreeMap::new(),
@@ -99,7 +98,6 @@ impl OnnxRuntime {
         }
         let tried = self.tried(out_dir, &info.signature, samples, reference, limits)?;
         info.dry_run = tried.dry_run;
-        info.batching = dry_run::measure(self, out_dir, &info.signature, may_merge, limits)?.batching;
         write_info(out_dir, &info)?;
         Ok(ModelInfo { difference: tried.difference, faster: tried.faster, ..info })
     }
