@@ -77,7 +77,7 @@ impl OnnxRuntime {
             lookups: Vec::new(),
             dry_run: None,
             packed: None,
-            // Not tried: rows of zeros end the library where it divides integers.
+            // Not tried. A trial with rows of zeros may end the process: zeros may be divisors of integers.
             batching: None,
             reduced: Vec::new(),
             labels: BTreeMap::new(),
